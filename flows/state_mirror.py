@@ -1,0 +1,106 @@
+"""What Prefect says of a run and what the audit trail says: each made from the other."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from bson import ObjectId
+from prefect import Flow
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Completed, Failed
+
+from tasks.audit import RunStatus, Totals, audit_trail
+from tasks.entities import ENTITY_NAMES, in_sync_order
+from tasks.settings import read_mongo_settings
+
+PARTIAL: Final = "Partial"
+"""Name of the failed state of a run or stage of which some items are in."""
+STOPPED: Final = "Stopped"
+"""Name of the failed state of a run or stage that a run-stopping error has ended."""
+
+
+class SyncIncomplete(RuntimeError):
+    """A run or a stage has come to its end, and not every item is in."""
+
+    def __init__(self, message: str, totals: Totals) -> None:
+        super().__init__(message)
+        self.totals = totals
+
+    def __reduce__(self) -> tuple[type["SyncIncomplete"], tuple[str, Totals]]:
+        return type(self), (str(self), self.totals)
+
+
+_STATUS_BY_TYPE: Final = {
+    StateType.RUNNING: RunStatus.RUNNING,
+    StateType.COMPLETED: RunStatus.SUCCESS,
+    StateType.FAILED: RunStatus.FAILED,
+    StateType.CANCELLING: RunStatus.CANCELLED,
+    StateType.CANCELLED: RunStatus.CANCELLED,
+    StateType.CRASHED: RunStatus.CRASHED,
+}
+
+
+def mirror_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """State hook: carry the state of an `admin-sync` flow run into its `sync_runs` document."""
+    audit = audit_trail(read_mongo_settings())
+    audit.open_run(
+        str(flow_run.id),
+        flow_run.name,
+        trigger=flow_run.parameters.get("trigger"),
+        entities=in_sync_order(flow_run.parameters.get("entities", ENTITY_NAMES)),
+    )
+    audit.mirror_run(str(flow_run.id), status_of(state), state.message or "", state.timestamp)
+
+
+def mirror_stage(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """State hook: carry the state of a stage's flow run into its entry of `sync_runs.stages`."""
+    audit_trail(read_mongo_settings()).mirror_stage(
+        ObjectId(flow_run.parameters["run_id"]),
+        flow_run.parameters["entity_type"],
+        status_of(state),
+        state.timestamp,
+    )
+
+
+def status_of(state: State[Any]) -> RunStatus:
+    """Return the audit trail's word for a Prefect state."""
+    if state.is_failed() and state.name == PARTIAL:
+        return RunStatus.PARTIAL
+    return _STATUS_BY_TYPE[state.type]
+
+
+def concluding_state(
+    totals: Totals, failures: Mapping[str, int], stopped_because: str | None
+) -> State[Totals]:
+    """Return the Prefect state of a run or stage that has come to its end.
+
+    Args:
+        totals: its items by outcome.
+        failures: how many items are not in, by error code.
+        stopped_because: the run-stopping error, None where there was none.
+    """
+    if totals.status is RunStatus.SUCCESS:
+        return Completed(message=f"{totals.success} of {totals.total} items are in", data=totals)
+    skipped = f" and {totals.skipped} were skipped" if totals.skipped else ""
+    counts = ", ".join(f"{code} ({count})" for code, count in failures.items())
+    message = f"{totals.failed} of {totals.total} items failed{skipped}: {counts}"
+    if stopped_because is not None:
+        message = f"Stopped by {stopped_because}. {message}"
+    name = _failed_state_name(totals, is_stopped=stopped_because is not None)
+    return Failed(name=name, message=message, data=SyncIncomplete(message, totals))
+
+
+def _failed_state_name(totals: Totals, *, is_stopped: bool) -> str | None:
+    if is_stopped:
+        return STOPPED
+    return PARTIAL if totals.status is RunStatus.PARTIAL else None
+
+
+async def raise_unless_settled(stage: State[Any]) -> None:
+    """Let an exception in our own code that ended a stage end the run too.
+
+    Raises:
+        Exception: the stage did not come to its totals.
+    """
+    outcome = await stage.aresult(raise_on_failure=False)
+    if isinstance(outcome, BaseException) and not isinstance(outcome, SyncIncomplete):
+        raise outcome

@@ -1,0 +1,84 @@
+"""Puts the seed's five source documents into MongoDB; a second run changes nothing."""
+
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pymongo.errors import PyMongoError
+
+from tasks.entities import ENTITY_TYPES
+from tasks.mongo import MongoUnavailable, database
+from tasks.settings import MongoSettings, SettingsError, read_mongo_settings
+
+SEED_DOCUMENTS: Final[dict[str, dict[str, Any]]] = {
+    "tenant": {
+        "id": "regnum-christi",
+        "name": "Regnum Christi",
+        "password_check_url": "https://auth.regnumchristi.org/check",
+        "enabled": True,
+    },
+    "client": {
+        "id": "semperaltius",
+        "name": "Semper Altius",
+        "redirect_uris": ["https://pagos.semperaltius.edu.mx/callback"],
+        "pkce_required": True,
+        "enabled": True,
+    },
+    "subtenant": {
+        "id": "rcsa",
+        "tenant_id": "regnum-christi",
+        "name": "RCSA",
+        "enabled": True,
+    },
+    "domain": {
+        "host": "pagos.semperaltius.edu.mx",
+        "tenant_id": "regnum-christi",
+        "default_subtenant_id": "rcsa",
+        "client_id": "semperaltius",
+        "enabled": True,
+    },
+    "branding": {
+        "id": "branding_rcsa_001",
+        "scope": "subtenant",
+        "tenant_id": "regnum-christi",
+        "subtenant_id": "rcsa",
+        "enabled": True,
+    },
+}
+"""The seed document's examples, by entity type; each is inserted at version 1."""
+
+
+def seed_source(settings: MongoSettings) -> int:
+    """Insert the seed documents that are not there yet and return how many that were.
+
+    A document that is there stays as it is, whatever its version.
+
+    Raises:
+        MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
+    """
+    bookkeeping = {"version": 1, "updated_at": datetime.now(UTC)}
+    inserted = 0
+    for entity_type in ENTITY_TYPES:
+        document = SEED_DOCUMENTS[entity_type.name]
+        key = {entity_type.natural_key: document[entity_type.natural_key]}
+        try:
+            result = database(settings)[entity_type.collection].update_one(
+                key, {"$setOnInsert": {**document, **bookkeeping}}, upsert=True
+            )
+        except PyMongoError as error:
+            raise MongoUnavailable(error) from None
+        inserted += int(result.upserted_id is not None)
+    return inserted
+
+
+def main() -> None:
+    """Seed the database that `MONGODB_URI` and `MONGODB_DB` name."""
+    try:
+        inserted = seed_source(read_mongo_settings())
+    except (SettingsError, MongoUnavailable) as error:
+        sys.exit(str(error))
+    print(f"{inserted} source documents inserted, {len(SEED_DOCUMENTS) - inserted} already there")
+
+
+if __name__ == "__main__":
+    main()

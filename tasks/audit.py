@@ -1,0 +1,424 @@
+"""AuditTrail: the only module that writes `sync_runs` and `sync_steps`."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any, Final, cast
+
+from bson import ObjectId
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
+from pymongo.database import Database
+from pymongo.errors import PyMongoError
+
+from tasks.errors import ErrorClass, ItemError
+from tasks.mongo import Document, MongoUnavailable, database, identity
+from tasks.settings import MongoSettings
+
+_logger = logging.getLogger(__name__)
+
+STEPS_BEHIND: Final = 100
+"""At most this many steps of the process wait to be written."""
+SECONDS_BEHIND: Final = 1.0
+"""At most this long does a step wait to be written."""
+ERRORS_SHOWN: Final = 100
+"""How many errors a run's own document carries; all of them are in the steps."""
+
+
+class RunStatus(StrEnum):
+    """Status of a run and of each of its stages."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCESS = "success"
+    """Everything is in."""
+    PARTIAL = "partial"
+    """Some items are in and some are not."""
+    FAILED = "failed"
+    """Nothing is in, or the run was stopped, or our own code failed."""
+    CANCELLED = "cancelled"
+    CRASHED = "crashed"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self not in (RunStatus.PENDING, RunStatus.RUNNING)
+
+
+class StepState(StrEnum):
+    """Prefect's name for the state of an item, as if it had a task run to itself."""
+
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    AWAITING_RETRY = "AwaitingRetry"
+    SKIPPED = "Skipped"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became of one item in one run; without `error` it is in Stage 1."""
+
+    entity_type: str
+    source_id: Any
+    natural_key: str | None
+    version: int | str | None
+    request_id: str | None
+    state: StepState
+    error: ItemError | None = None
+    http_status: int | None = None
+    sync_id: str | None = None
+    attempts: int = 0
+    duration_ms: float | None = None
+    flow_run_id: str | None = None
+    task_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Items of a run or of a stage: `total` is the sum of the other three."""
+
+    success: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.success + self.failed + self.skipped
+
+    @property
+    def status(self) -> RunStatus:
+        """What the counts alone say; nothing to do is a success."""
+        if self.success == self.total:
+            return RunStatus.SUCCESS
+        return RunStatus.PARTIAL if self.success else RunStatus.FAILED
+
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(
+            self.success + other.success,
+            self.failed + other.failed,
+            self.skipped + other.skipped,
+        )
+
+
+@dataclass(frozen=True)
+class PriorStep:
+    """What the trail already holds of an item in this run."""
+
+    attempts: int
+    error: ItemError | None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to be done for the item in this run."""
+        return self.error is None or self.error.error_class is not ErrorClass.TRANSIENT
+
+
+class AuditTrail:
+    """The audit trail of one database.
+
+    Steps are buffered and written in bulk, for the whole process together: never more than
+    `STEPS_BEHIND` steps or `SECONDS_BEHIND` seconds late, and at once by `flush`.
+    """
+
+    def __init__(self, database: Database[Document]) -> None:
+        self._runs = database["sync_runs"]
+        self._steps = database["sync_steps"]
+        self._waiting: list[UpdateOne] = []
+        self._waiting_lock = threading.Lock()
+        self._writing_lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+
+    def open_run(
+        self, flow_run_id: str, flow_run_name: str, *, trigger: str | None, entities: Sequence[str]
+    ) -> ObjectId:
+        """Find or create the run of a Prefect flow run and return its `run_id`.
+
+        Raises:
+            MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
+        """
+        self._make_indexes()
+        opening = {
+            "flow_run_name": flow_run_name,
+            "status": RunStatus.PENDING.value,
+            "mode": "full",
+            "trigger": trigger,
+            "parameters": {"entities": list(entities), "trigger": trigger},
+            "started_at": datetime.now(UTC),
+            "finished_at": None,
+            "totals": _counts(Totals()),
+            "stages": [_pending_stage(entity_type) for entity_type in entities],
+            "errors": [],
+            "message": None,
+        }
+        run = self._runs.find_one_and_update(
+            {"flow_run_id": flow_run_id},
+            {"$setOnInsert": opening},
+            projection={"_id": True},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+        )
+        return cast(ObjectId, cast(Document, run)["_id"])
+
+    def mirror_run(self, flow_run_id: str, status: RunStatus, message: str, at: datetime) -> None:
+        """Take over the state that the flow run entered at `at`; an older event changes nothing.
+
+        With a terminal status come the totals and the first errors, counted from the steps.
+        """
+        run = self._runs.find_one({"flow_run_id": flow_run_id}, {"_id": True})
+        if run is None:
+            return
+        change: Document = {"status": status.value, "message": message, "mirrored_at": at}
+        if status.is_terminal:
+            self.flush()
+            totals, _ = self.tally(run["_id"])
+            change |= {
+                "finished_at": at,
+                "totals": _counts(totals),
+                "errors": self._first_errors(run["_id"]),
+            }
+        comparison = "$lte" if status.is_terminal else "$lt"
+        not_newer = [{"mirrored_at": None}, {"mirrored_at": {comparison: at}}]
+        self._runs.update_one({"_id": run["_id"], "$or": not_newer}, {"$set": change})
+
+    def mirror_stage(
+        self, run_id: ObjectId, entity_type: str, status: RunStatus, at: datetime
+    ) -> None:
+        """Take over the state that a stage's flow run entered at `at`."""
+        change: Document = {"status": status.value}
+        if status.is_terminal:
+            self.flush()
+            totals, _ = self.tally(run_id, entity_type)
+            change |= {"finished_at": at, **_counts(totals)}
+        else:
+            change["started_at"] = at
+        self._change_stage(run_id, entity_type, change)
+
+    def expect(self, run_id: ObjectId, entity_type: str, items: int) -> None:
+        """Say how many items a stage is going to have, before it has them."""
+        self._change_stage(run_id, entity_type, {"total": items})
+
+    def record(self, run_id: ObjectId, flow_run_id: str, step: Step) -> None:
+        """Note a step; it is written soon.
+
+        Raises:
+            pymongo.errors.PyMongoError: the waiting steps could not be written; they still wait.
+        """
+        with self._waiting_lock:
+            self._waiting.append(_upsert_of(run_id, flow_run_id, step))
+            is_full = len(self._waiting) >= STEPS_BEHIND
+            if self._timer is None:
+                self._timer = threading.Timer(SECONDS_BEHIND, self._flush_by_timer)
+                self._timer.daemon = True
+                self._timer.start()
+        if is_full:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write all waiting steps, of every thread, and return when they are written.
+
+        Raises:
+            pymongo.errors.PyMongoError: they could not be written; they still wait.
+        """
+        with self._writing_lock:
+            with self._waiting_lock:
+                steps, self._waiting = self._waiting, []
+                if self._timer is not None:
+                    self._timer.cancel()
+                    self._timer = None
+            if not steps:
+                return
+            try:
+                self._steps.bulk_write(steps, ordered=False)
+            except PyMongoError:
+                with self._waiting_lock:
+                    self._waiting[:0] = steps
+                raise
+
+    def prior_steps(
+        self, run_id: ObjectId, entity_type: str, start: Any, end: Any
+    ) -> dict[bytes, PriorStep]:
+        """Return the steps this run already has for `start <= source_id < end`, by `identity`."""
+        low, high = (
+            [("run_id", run_id), ("entity_type", entity_type), ("source_id", bound)]
+            for bound in (start, end)
+        )
+        steps = (
+            self._steps.find({}, {"source_id": True, "attempts": True, "error": True})
+            .hint(_STEP_IDENTITY)
+            .min(low)
+            .max(high)
+        )
+        return {
+            identity(step["source_id"]): PriorStep(step["attempts"], _item_error(step["error"]))
+            for step in steps
+        }
+
+    def mirror_task_run(self, task_run_id: str, state: StepState) -> None:
+        """Give a task run's final state to those of its items that still await a retry."""
+        self._steps.update_many(
+            {"task_run_id": task_run_id, "state": StepState.AWAITING_RETRY.value},
+            {"$set": {"state": state.value, "updated_at": datetime.now(UTC)}},
+        )
+
+    def tally(
+        self, run_id: ObjectId, entity_type: str | None = None
+    ) -> tuple[Totals, dict[str, int]]:
+        """Count the steps of a run, or of one of its stages.
+
+        Returns the totals, and how many items are not in by error code, most frequent first.
+        """
+        match = {"run_id": run_id} | ({"entity_type": entity_type} if entity_type else {})
+        group = {"code": "$error.code", "is_skipped": _IS_SKIPPED}
+        groups = self._steps.aggregate(
+            [
+                {"$match": match},
+                {"$group": {"_id": group, "count": {"$sum": 1}}},
+                {"$sort": {"count": DESCENDING, "_id": ASCENDING}},
+            ]
+        )
+        return _tally(list(groups))
+
+    def run(self, run_id: ObjectId) -> Document | None:
+        """Return the document of a run, None where there is none."""
+        return self._runs.find_one({"_id": run_id})
+
+    def run_of(self, flow_run_id: str) -> Document | None:
+        """Return the document of a Prefect flow run's run, None where there is none."""
+        return self._runs.find_one({"flow_run_id": flow_run_id})
+
+    def _make_indexes(self) -> None:
+        try:
+            self._runs.create_indexes(
+                [
+                    IndexModel([("flow_run_id", ASCENDING)], unique=True),
+                    IndexModel([("started_at", DESCENDING)]),
+                ]
+            )
+            self._steps.create_indexes(
+                [
+                    IndexModel(_STEP_IDENTITY, unique=True),
+                    IndexModel([("run_id", ASCENDING), ("created_at", ASCENDING)]),
+                    IndexModel(
+                        [("run_id", ASCENDING), ("ok", ASCENDING), ("created_at", ASCENDING)],
+                        partialFilterExpression={"ok": False},
+                    ),
+                    IndexModel([("request_id", ASCENDING), ("ok", ASCENDING)]),
+                    IndexModel(
+                        [("task_run_id", ASCENDING)],
+                        partialFilterExpression={"state": StepState.AWAITING_RETRY.value},
+                    ),
+                ]
+            )
+        except PyMongoError as error:
+            raise MongoUnavailable(error) from None
+
+    def _change_stage(self, run_id: ObjectId, entity_type: str, change: Document) -> None:
+        self._runs.update_one(
+            {"_id": run_id, "stages.entity_type": entity_type},
+            {"$set": {f"stages.$.{name}": value for name, value in change.items()}},
+        )
+
+    def _first_errors(self, run_id: ObjectId) -> list[Document]:
+        failed = self._steps.find({"run_id": run_id, "ok": False}).sort("created_at", ASCENDING)
+        return [
+            {
+                "entity_type": step["entity_type"],
+                "natural_key": step["natural_key"],
+                "code": step["error"]["code"],
+                "message": step["error"]["message"],
+            }
+            for step in failed.limit(ERRORS_SHOWN)
+        ]
+
+    def _flush_by_timer(self) -> None:
+        try:
+            self.flush()
+        except PyMongoError:
+            _logger.warning("The audit trail is behind: MongoDB does not take steps", exc_info=True)
+
+
+@lru_cache(maxsize=8)
+def audit_trail(settings: MongoSettings) -> AuditTrail:
+    """Return this process's audit trail of the database that the settings name."""
+    return AuditTrail(database(settings))
+
+
+_STEP_IDENTITY: Final = [
+    ("run_id", ASCENDING),
+    ("entity_type", ASCENDING),
+    ("source_id", ASCENDING),
+]
+_IS_SKIPPED: Final = {"$eq": ["$error.class", ErrorClass.SKIPPED.value]}
+
+
+def _tally(groups: list[Document]) -> tuple[Totals, dict[str, int]]:
+    totals = Totals()
+    failures: Counter[str] = Counter()
+    for group in groups:
+        code, is_skipped = group["_id"].get("code"), group["_id"]["is_skipped"]
+        count = group["count"]
+        if code is None:
+            totals += Totals(success=count)
+            continue
+        totals += Totals(skipped=count) if is_skipped else Totals(failed=count)
+        failures[code] += count
+    return totals, dict(failures)
+
+
+def _counts(totals: Totals) -> Document:
+    return {
+        "total": totals.total,
+        "success": totals.success,
+        "failed": totals.failed,
+        "skipped": totals.skipped,
+    }
+
+
+def _pending_stage(entity_type: str) -> Document:
+    return {
+        "entity_type": entity_type,
+        "status": RunStatus.PENDING.value,
+        **_counts(Totals()),
+        "started_at": None,
+        "finished_at": None,
+    }
+
+
+def _upsert_of(run_id: ObjectId, flow_run_id: str, step: Step) -> UpdateOne:
+    now = datetime.now(UTC)
+    identifying = {"run_id": run_id, "entity_type": step.entity_type}
+    found = {
+        "flow_run_id": flow_run_id,
+        "task_run_id": step.task_run_id,
+        "natural_key": step.natural_key,
+        "version": step.version,
+        "request_id": step.request_id,
+        "ok": step.error is None,
+        "state": step.state.value,
+        "http_status": step.http_status,
+        "sync_id": step.sync_id,
+        "error": _error_document(step.error),
+        "attempts": step.attempts,
+        "duration_ms": step.duration_ms,
+        "updated_at": now,
+    }
+    return UpdateOne(
+        {**identifying, "source_id": {"$eq": step.source_id}},
+        {"$set": found, "$setOnInsert": {"created_at": now}},
+        upsert=True,
+    )
+
+
+def _error_document(error: ItemError | None) -> Document | None:
+    if error is None:
+        return None
+    return {"code": error.code, "message": error.message, "class": error.error_class.value}
+
+
+def _item_error(document: Document | None) -> ItemError | None:
+    if document is None:
+        return None
+    return ItemError(document["code"], document["message"], ErrorClass(document["class"]))

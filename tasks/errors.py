@@ -1,0 +1,88 @@
+"""Error codes and their classes: what is retried, what fails one item, what stops the run."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class ErrorClass(StrEnum):
+    """What a failure means for the item and for the run (the table of the Stage 1 contract)."""
+
+    TRANSIENT = "transient"
+    """Tried again, at most `ADMIN_RETRY_MAX` times."""
+    PERMANENT = "permanent"
+    """Never tried again: this item is failed and the stage goes on."""
+    RUN_STOPPING = "run_stopping"
+    """True of every item: nothing more is sent in this run."""
+    SKIPPED = "skipped"
+    """Not sent at all, for a reason that lies outside the item."""
+
+
+@dataclass(frozen=True)
+class ItemError:
+    """Why an item is not in Stage 1; `message` is free of secrets."""
+
+    code: str
+    message: str
+    error_class: ErrorClass
+
+
+TIMEOUT: Final = "TIMEOUT"
+CONNECTION_ERROR: Final = "CONNECTION_ERROR"
+SERVER_ERROR: Final = "SERVER_ERROR"
+TEMPORARY_UNAVAILABLE: Final = "TEMPORARY_UNAVAILABLE"
+NOT_FOUND: Final = "NOT_FOUND"
+VALIDATION_ERROR: Final = "VALIDATION_ERROR"
+UNEXPECTED_RESPONSE: Final = "UNEXPECTED_RESPONSE"
+INVALID_TOKEN: Final = "INVALID_TOKEN"
+MISSING_AUTH: Final = "MISSING_AUTH"
+
+DUPLICATE_KEY: Final = "DUPLICATE_KEY"
+"""Another document of the same natural key has a higher version."""
+INTERNAL_ERROR: Final = "INTERNAL_ERROR"
+"""Our own code failed before the item's outcome was known."""
+RUN_STOPPED: Final = "RUN_STOPPED"
+"""Not sent, because the run had been stopped."""
+
+CLASS_BY_CODE: Final[dict[str, ErrorClass]] = {
+    TIMEOUT: ErrorClass.TRANSIENT,
+    CONNECTION_ERROR: ErrorClass.TRANSIENT,
+    SERVER_ERROR: ErrorClass.TRANSIENT,
+    TEMPORARY_UNAVAILABLE: ErrorClass.TRANSIENT,
+    NOT_FOUND: ErrorClass.PERMANENT,
+    VALIDATION_ERROR: ErrorClass.PERMANENT,
+    UNEXPECTED_RESPONSE: ErrorClass.PERMANENT,
+    INVALID_TOKEN: ErrorClass.RUN_STOPPING,
+    MISSING_AUTH: ErrorClass.RUN_STOPPING,
+}
+"""The codes that Stage 1 and the HTTP client are known to give."""
+
+HTTP_OK: Final = 200
+_RUN_STOPPING_STATUSES: Final = frozenset({401, 403})
+_THROTTLING_STATUS: Final = 429
+
+
+def classify(
+    http_status: int, body_code: str | None, *, has_retry_after: bool = False
+) -> tuple[str, ErrorClass]:
+    """Name and class a refusal by Stage 1.
+
+    A known code in the body wins over the HTTP status; an unknown one counts only where
+    the status itself is no error. Source: the table "Which errors are what" of the contract.
+
+    Args:
+        http_status: status of the response.
+        body_code: `error.code` of the body, None where the body carries none.
+        has_retry_after: whether the response carries a `Retry-After` header.
+    """
+    if body_code in CLASS_BY_CODE:
+        return body_code, CLASS_BY_CODE[body_code]
+    if http_status >= 500:
+        return SERVER_ERROR, ErrorClass.TRANSIENT
+    if http_status in _RUN_STOPPING_STATUSES:
+        return f"HTTP_{http_status}", ErrorClass.RUN_STOPPING
+    if http_status == _THROTTLING_STATUS and has_retry_after:
+        return f"HTTP_{http_status}", ErrorClass.TRANSIENT
+    if http_status >= 400:
+        return f"HTTP_{http_status}", ErrorClass.PERMANENT
+    return body_code or UNEXPECTED_RESPONSE, ErrorClass.PERMANENT

@@ -1,0 +1,52 @@
+"""The one MongoDB client of a process, and what source and audit trail both need of it."""
+
+from functools import lru_cache
+from typing import Any
+
+import bson
+from bson.codec_options import CodecOptions
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.errors import PyMongoError
+
+from tasks.settings import MongoSettings
+
+Document = dict[str, Any]
+
+_SERVER_SELECTION_TIMEOUT_MS = 10_000
+"""How long a MongoDB that doesn't answer is waited for; a value in the URI wins."""
+
+
+class MongoUnavailable(RuntimeError):
+    """MongoDB can't be reached; the message names the variable, never the URI."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(
+            f"MongoDB does not answer ({type(cause).__name__}): "
+            "check MONGODB_URI and that the server is up"
+        )
+
+
+def database(settings: MongoSettings) -> Database[Document]:
+    """Return the backoffice database, on the one client that this process has for the URI."""
+    return _client(settings.mongodb_uri.get_secret_value()).get_database(
+        settings.mongodb_database, codec_options=CodecOptions(tz_aware=True)
+    )
+
+
+def identity(source_id: Any) -> bytes:
+    """Return a hashable stand-in for an `_id`, which may be of any BSON type."""
+    return bson.encode({"_id": source_id})
+
+
+@lru_cache(maxsize=8)
+def _client(uri: str) -> MongoClient[Document]:
+    try:
+        return MongoClient(
+            uri,
+            serverSelectionTimeoutMS=_SERVER_SELECTION_TIMEOUT_MS,
+            appname="backoffice-sync",
+            tz_aware=True,
+        )
+    except (PyMongoError, ValueError) as error:
+        raise MongoUnavailable(error) from None

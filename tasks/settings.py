@@ -1,0 +1,170 @@
+"""The settings of a sync: environment and `.env`, read once, validated, all faults told at once."""
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    Field,
+    MongoDsn,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tasks.entities import ENTITY_TYPES, EntityType
+
+MAX_RETRIES = 50
+"""Prefect takes at most 50 retry delays for a task."""
+
+_http_url: TypeAdapter[AnyHttpUrl] = TypeAdapter(AnyHttpUrl)
+_mongo_dsn: TypeAdapter[MongoDsn] = TypeAdapter(MongoDsn)
+
+
+SettingsType = TypeVar("SettingsType", bound=BaseSettings)
+
+
+class SettingsError(ValueError):
+    """Settings are missing or malformed; the message names every variable, and no value."""
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        self.faults = dict(faults)
+        listing = "; ".join(f"{variable} {fault}" for variable, fault in self.faults.items())
+        super().__init__(
+            f"Wrong settings, nothing was sent. Mend these in the environment or in .env: {listing}"
+        )
+
+
+def _mongodb_uri(uri: SecretStr) -> SecretStr:
+    try:
+        _mongo_dsn.validate_python(uri.get_secret_value())
+    except ValidationError:
+        raise ValueError("is not a MongoDB URI such as mongodb://localhost:27017") from None
+    return uri
+
+
+def _header_safe(token: SecretStr) -> SecretStr:
+    text = token.get_secret_value()
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise ValueError("must be printable ASCII without spaces")
+    return token
+
+
+def _hub_url(url: str, info: ValidationInfo) -> str:
+    try:
+        _http_url.validate_python(url)
+    except ValidationError:
+        raise ValueError("is not an http or https URL") from None
+    parts = urlsplit(url)
+    has_credentials = "@" in parts.netloc
+    if not info.data.get("allow_insecure_http", False):
+        if has_credentials:
+            raise ValueError("holds credentials: Stage 1 takes only ADMIN_SYNC_TOKEN")
+        if parts.scheme.lower() == "http" and not _is_loopback(parts.hostname or ""):
+            raise ValueError("would send the token over plain http: use https")
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class MongoSettings(BaseSettings):
+    """Where the source collections and the audit trail are."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    mongodb_uri: Annotated[SecretStr, AfterValidator(_mongodb_uri)] = Field(
+        validation_alias="MONGODB_URI"
+    )
+    mongodb_database: str = Field(
+        "identity_backoffice",
+        validation_alias="MONGODB_DB",
+        pattern=r'^[^/\\. "$*<>:|?\x00]{1,63}$',
+    )
+
+
+class Settings(MongoSettings):
+    """All settings of a sync run, times in milliseconds."""
+
+    token: Annotated[SecretStr, AfterValidator(_header_safe)] = Field(
+        validation_alias="ADMIN_SYNC_TOKEN"
+    )
+    timeout_ms: int = Field(8000, validation_alias="ADMIN_TIMEOUT_MS", ge=1)
+    retry_max: int = Field(4, validation_alias="ADMIN_RETRY_MAX", ge=0, le=MAX_RETRIES)
+    retry_base_delay_ms: int = Field(300, validation_alias="ADMIN_RETRY_BASE_DELAY_MS", ge=0)
+    retry_after_max_ms: int = Field(60_000, validation_alias="ADMIN_RETRY_AFTER_MAX_MS", ge=0)
+    concurrency: int = Field(3, validation_alias="ADMIN_CONCURRENCY", ge=1, le=256)
+    max_task_runs: int = Field(100, validation_alias="ADMIN_MAX_TASK_RUNS", ge=1)
+    allow_insecure_http: bool = Field(False, validation_alias="ADMIN_ALLOW_INSECURE_HTTP")
+
+    def upsert_url(self, entity_type: EntityType) -> str:
+        """Return where items of that type are sent; without credentials."""
+        url: str = getattr(self, _url_field(entity_type))
+        return url
+
+
+def _url_field(entity_type: EntityType) -> str:
+    return f"{entity_type.name}_upsert_url"
+
+
+_url_fields: dict[str, Any] = {
+    _url_field(entity_type): (
+        Annotated[str, AfterValidator(_hub_url)],
+        Field(validation_alias=entity_type.url_variable),
+    )
+    for entity_type in ENTITY_TYPES
+}
+_SettingsWithUrls = create_model("Settings", __base__=Settings, **_url_fields)
+
+
+def read_settings() -> Settings:
+    """Read all settings of a sync from the environment and `.env`.
+
+    Raises:
+        SettingsError: at least one variable is missing or malformed; all of them are named.
+    """
+    return _read(_SettingsWithUrls)
+
+
+def read_mongo_settings() -> MongoSettings:
+    """Read where MongoDB is from the environment and `.env`; the rest may be missing.
+
+    Raises:
+        SettingsError: `MONGODB_URI` or `MONGODB_DB` is missing or malformed.
+    """
+    return _read(MongoSettings)
+
+
+def _read(settings_type: type[SettingsType]) -> SettingsType:
+    try:
+        return settings_type()
+    except ValidationError as error:
+        raise SettingsError(_faults_by_variable(error)) from None
+
+
+def _faults_by_variable(error: ValidationError) -> dict[str, str]:
+    return {
+        str(fault["loc"][0]): _in_words(fault["type"], fault["msg"]) for fault in error.errors()
+    }
+
+
+def _in_words(fault_type: str, message: str) -> str:
+    if fault_type == "missing":
+        return "is missing"
+    if fault_type == "value_error":
+        return message.removeprefix("Value error, ")
+    return f"is wrong ({message})"

@@ -1,0 +1,49 @@
+"""Real parts for the integration tests: a mongod, a Prefect server and a hub, one each a session."""
+
+from collections.abc import Iterator
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from scripts.local_mongod import local_mongod
+from scripts.local_prefect import local_prefect_server
+from tests.integration.world import Hub, World, started_hub
+
+
+@pytest.fixture(scope="session")
+def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with local_mongod(tmp_path_factory.mktemp("mongod") / "data") as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def prefect_api_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with (
+        local_prefect_server(tmp_path_factory.mktemp("prefect")) as url,
+        temporary_settings({PREFECT_API_URL: url}),
+    ):
+        yield url
+
+
+@pytest.fixture(scope="session")
+def hub_process(mongodb_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    with started_hub(mongodb_uri, tmp_path_factory.mktemp("hub") / "hub.log") as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(hub_process: Hub) -> Hub:
+    hub_process.reset()
+    return hub_process
+
+
+@pytest.fixture
+def world(
+    hub: Hub, mongodb_uri: str, prefect_api_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    """A fresh database, a hub without faults, and settings that name them."""
+    world = World(hub, mongodb_uri)
+    for variable, value in world.environment.items():
+        monkeypatch.setenv(variable, value)
+    yield world
+    world.drop()

@@ -1,0 +1,166 @@
+"""What an integration test sees of the world: the hub's door, the source, the audit trail."""
+
+import asyncio
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from pymongo import MongoClient
+
+from flows.admin_sync import admin_sync
+from scripts.local_hub import upsert_urls
+from scripts.local_process import free_port, running
+from scripts.seed_source import SEED_DOCUMENTS
+from tasks.entities import entity_type_named
+
+HUB_TOKEN = "integration-test-token-5f1c"
+REPOSITORY = Path(__file__).parents[2]
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Hub:
+    """The local hub's control door."""
+
+    base_url: str
+
+    def reset(self) -> None:
+        httpx.post(f"{self.base_url}/_hub/reset").raise_for_status()
+
+    def misbehave(self, *faults: Document) -> None:
+        httpx.put(f"{self.base_url}/_hub/faults", json=list(faults)).raise_for_status()
+
+    def requests(self, key: str | None = None) -> list[Document]:
+        log: list[Document] = httpx.get(f"{self.base_url}/_hub/requests").json()
+        return [request for request in log if key in (None, request["key"])]
+
+    def stats(self) -> Document:
+        stats: Document = httpx.get(f"{self.base_url}/_hub/stats").json()
+        return stats
+
+
+@contextmanager
+def started_hub(mongodb_uri: str, log_path: Path) -> Iterator[Hub]:
+    """Run a hub as a process of its own."""
+    hub = Hub(f"http://127.0.0.1:{free_port()}")
+    port = hub.base_url.rpartition(":")[2]
+    with running(
+        [sys.executable, "-m", "scripts.local_hub", "--port", port, "--db", "local_hub"],
+        name="The local hub",
+        ready=lambda: _answers(f"{hub.base_url}/_hub/stats"),
+        env={**os.environ, "ADMIN_SYNC_TOKEN": HUB_TOKEN, "MONGODB_URI": mongodb_uri},
+        log_path=log_path,
+        cwd=REPOSITORY,
+    ):
+        yield hub
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url).is_success
+    except httpx.TransportError:
+        return False
+
+
+@dataclass(frozen=True)
+class SyncRun:
+    """What a finished sync has left behind: Prefect's state and the audit trail."""
+
+    state: State[Any]
+    document: Document
+    steps: list[Document]
+
+    def step(self, natural_key: str) -> Document:
+        (step,) = [step for step in self.steps if step["natural_key"] == natural_key]
+        return step
+
+    def codes(self) -> dict[str | None, str | None]:
+        """Error code by natural key; None for what is in."""
+        return {
+            step["natural_key"]: step["error"] and step["error"]["code"] for step in self.steps
+        }
+
+
+class World:
+    """A backoffice database of its own, and the hub that it is synced into."""
+
+    def __init__(self, hub: Hub, mongodb_uri: str) -> None:
+        self.hub = hub
+        self.database_name = f"backoffice_{uuid.uuid4().hex[:12]}"
+        self._client: MongoClient[Document] = MongoClient(mongodb_uri, tz_aware=True)
+        self.database = self._client[self.database_name]
+        self.environment = {
+            "MONGODB_URI": mongodb_uri,
+            "MONGODB_DB": self.database_name,
+            "ADMIN_SYNC_TOKEN": HUB_TOKEN,
+            "ADMIN_RETRY_BASE_DELAY_MS": "50",
+            **upsert_urls(hub.base_url),
+        }
+
+    def drop(self) -> None:
+        self._client.drop_database(self.database_name)
+        self._client.close()
+
+    def add(self, entity_type: str, *documents: Document) -> None:
+        collection = entity_type_named(entity_type).collection
+        self.database[collection].insert_many([dict(document) for document in documents])
+
+    def add_seed(self) -> None:
+        for entity_type, document in SEED_DOCUMENTS.items():
+            self.add(entity_type, {**document, "version": 1})
+
+    def add_tenants(self, count: int) -> list[str]:
+        keys = [f"tenant-{number:04}" for number in range(count)]
+        self.add("tenant", *({"id": key, "name": key.title(), "version": 1} for key in keys))
+        return keys
+
+    def sync(self, **parameters: Any) -> SyncRun:
+        """Run the flow in this process, as `admin_sync()` does, and look at what it left."""
+        state = asyncio.run(admin_sync(return_state=True, **parameters))
+        return self.run_of(state)
+
+    def run_of(self, state: State[Any]) -> SyncRun:
+        flow_run_id = str(state.state_details.flow_run_id)
+        (document,) = self.database.sync_runs.find({"flow_run_id": flow_run_id})
+        steps = list(self.database.sync_steps.find({"run_id": document["_id"]}).sort("created_at"))
+        return SyncRun(state, document, steps)
+
+
+def stage_runs(flow_run_id: str) -> list[FlowRun]:
+    """Return Prefect's records of a run's stages, oldest first."""
+    with get_client(sync_client=True) as client:
+        stages = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[uuid.UUID(flow_run_id)])
+            )
+        )
+    return sorted(stages, key=lambda stage: stage.created or stage.expected_start_time)
+
+
+def task_runs(stage: FlowRun, expected: int) -> list[TaskRun]:
+    """Return Prefect's records of a stage's task runs; they are written up to seconds later."""
+    deadline = time.monotonic() + 20
+    while True:
+        with get_client(sync_client=True) as client:
+            found = client.read_task_runs(
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[stage.id]))
+            )
+        finished = [task_run for task_run in found if task_run.state and task_run.state.is_final()]
+        if len(finished) >= expected or time.monotonic() > deadline:
+            return finished
+        time.sleep(0.2)
