@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bson import ObjectId
 from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Completed, Failed
 
-from tasks.audit import RunStatus, Totals, audit_trail
+from tasks.audit import RunId, RunStatus, Totals, audit_trail
 from tasks.entities import ENTITY_NAMES, in_sync_order
 from tasks.settings import read_mongo_settings
 
@@ -54,7 +53,7 @@ def mirror_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> No
 def mirror_stage(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """State hook: carry the state of a stage's flow run into its entry of `sync_runs.stages`."""
     audit_trail(read_mongo_settings()).mirror_stage(
-        ObjectId(flow_run.parameters["run_id"]),
+        RunId(flow_run.parameters["run_id"]),
         flow_run.parameters["entity_type"],
         status_of(state),
         state.timestamp,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from dotenv import dotenv_values
+from pydantic import SecretStr
 from rich.console import Console
 
 from scripts.local_hub import LocalHub, upsert_urls
@@ -19,7 +20,7 @@ from scripts.local_prefect import local_prefect_server
 from scripts.local_process import StartFailed
 from scripts.seed_source import seed_source
 from tasks.entities import ENTITY_TYPES
-from tasks.mongo import MongoUnavailable
+from tasks.mongo import MongoUnavailable, database
 from tasks.settings import SettingsError, read_mongo_settings, read_settings
 
 _LOCAL: Final = Path(__file__).parents[1] / ".local"
@@ -57,11 +58,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _start_missing_parts(parts: ExitStack) -> None:
     """Start a part for each setting that neither the environment nor `.env` names."""
-    named = {name for name, value in {**dotenv_values(".env"), **os.environ}.items() if value}
+    settings = {**dotenv_values(".env"), **os.environ}
+    named = {name: value for name, value in settings.items() if value}
     if "MONGODB_URI" not in named:
         _start_mongodb(parts)
-    if not named & {entity_type.url_variable for entity_type in ENTITY_TYPES}:
-        _start_hub(parts, token_is_named="ADMIN_SYNC_TOKEN" in named)
+    if named.keys().isdisjoint(entity_type.url_variable for entity_type in ENTITY_TYPES):
+        _start_hub(parts, named.get("ADMIN_SYNC_TOKEN") or secrets.token_urlsafe())
     if "PREFECT_API_URL" not in named:
         _start_prefect(parts)
 
@@ -74,13 +76,14 @@ def _start_mongodb(parts: ExitStack) -> None:
     _console.print(f"MongoDB        {uri} ({inserted} of the seed's documents were new)")
 
 
-def _start_hub(parts: ExitStack, *, token_is_named: bool) -> None:
-    if not token_is_named:
-        os.environ["ADMIN_SYNC_TOKEN"] = secrets.token_urlsafe()
+def _start_hub(parts: ExitStack, token: str) -> None:
     settings = read_mongo_settings()
-    hub_database = database(settings).client[f"{settings.mongodb_database}_hub"]
-    token = SecretStr(_named("ADMIN_SYNC_TOKEN"))
-    hub = parts.enter_context(LocalHub(token=token, database=hub_database))
+    hub = LocalHub(
+        token=SecretStr(token),
+        database=database(settings).client[f"{settings.mongodb_database}_hub"],
+    )
+    parts.enter_context(hub)
+    os.environ["ADMIN_SYNC_TOKEN"] = token
     os.environ.update(upsert_urls(hub.base_url))
     _console.print(f"Stage 1 hub    {hub.base_url}")
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import sys
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httpx
+from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flow_engine import run_flow_async
@@ -54,10 +55,19 @@ async def _sync(audit: AuditTrail) -> int:
         print(f"Prefect does not answer at PREFECT_API_URL: {error}", file=sys.stderr)
         return 2
     sync = asyncio.ensure_future(
-        run_flow_async(admin_sync, flow_run=flow_run, parameters=parameters, return_type="state")
+        run_flow_async(
+            cast(Flow[..., Any], admin_sync),
+            flow_run=flow_run,
+            parameters=parameters,
+            return_type="state",
+        )
     )
     await _show_while_running(sync, audit, str(flow_run.id))
-    return _tell(await sync, await asyncio.to_thread(audit.run_of, str(flow_run.id)), flow_run)
+    return _tell(
+        cast(State[Any], await sync),
+        await asyncio.to_thread(audit.run_of, str(flow_run.id)),
+        flow_run,
+    )
 
 
 async def _show_while_running(
@@ -105,9 +115,7 @@ def _tell(state: State[Any], run: Document | None, flow_run: FlowRun) -> int:
         if run["errors"]:
             _console.print(_failure_table(run["errors"]))
     status = run["status"] if run else "failed"
-    _console.print(
-        f"[{_style(status)}]{status}[/]: {escape(state.message or '')}", highlight=False
-    )
+    _console.print(f"[{_style(status)}]{status}[/]: {escape(state.message or '')}", highlight=False)
     _console.print(f"run_id    {run['_id'] if run else 'none: the run is not in the audit trail'}")
     _console.print(f"dashboard {url_for(flow_run)}", soft_wrap=True)
     return 0 if state.is_completed() else 1

@@ -29,6 +29,10 @@ ERRORS_SHOWN: Final = 100
 """How many errors a run's own document carries; all of them are in the steps."""
 
 
+RunId = ObjectId
+"""Key of a run in `sync_runs`."""
+
+
 class RunStatus(StrEnum):
     """Status of a run and of each of its stages."""
 
@@ -133,7 +137,7 @@ class AuditTrail:
 
     def open_run(
         self, flow_run_id: str, flow_run_name: str, *, trigger: str | None, entities: Sequence[str]
-    ) -> ObjectId:
+    ) -> RunId:
         """Find or create the run of a Prefect flow run and return its `run_id`.
 
         Raises:
@@ -160,7 +164,7 @@ class AuditTrail:
             upsert=True,
             return_document=ReturnDocument.AFTER,
         )
-        return cast(ObjectId, cast(Document, run)["_id"])
+        return cast(RunId, cast(Document, run)["_id"])
 
     def mirror_run(self, flow_run_id: str, status: RunStatus, message: str, at: datetime) -> None:
         """Take over the state that the flow run entered at `at`; an older event changes nothing.
@@ -184,7 +188,7 @@ class AuditTrail:
         self._runs.update_one({"_id": run["_id"], "$or": not_newer}, {"$set": change})
 
     def mirror_stage(
-        self, run_id: ObjectId, entity_type: str, status: RunStatus, at: datetime
+        self, run_id: RunId, entity_type: str, status: RunStatus, at: datetime
     ) -> None:
         """Take over the state that a stage's flow run entered at `at`."""
         change: Document = {"status": status.value}
@@ -196,11 +200,11 @@ class AuditTrail:
             change["started_at"] = at
         self._change_stage(run_id, entity_type, change)
 
-    def expect(self, run_id: ObjectId, entity_type: str, items: int) -> None:
+    def expect(self, run_id: RunId, entity_type: str, items: int) -> None:
         """Say how many items a stage is going to have, before it has them."""
         self._change_stage(run_id, entity_type, {"total": items})
 
-    def record(self, run_id: ObjectId, flow_run_id: str, step: Step) -> None:
+    def record(self, run_id: RunId, flow_run_id: str, step: Step) -> None:
         """Note a step; it is written soon.
 
         Raises:
@@ -238,7 +242,7 @@ class AuditTrail:
                 raise
 
     def prior_steps(
-        self, run_id: ObjectId, entity_type: str, start: Any, end: Any
+        self, run_id: RunId, entity_type: str, start: Any, end: Any
     ) -> dict[bytes, PriorStep]:
         """Return the steps this run already has for `start <= source_id < end`, by `identity`."""
         low, high = (
@@ -263,9 +267,7 @@ class AuditTrail:
             {"$set": {"state": state.value, "updated_at": datetime.now(UTC)}},
         )
 
-    def tally(
-        self, run_id: ObjectId, entity_type: str | None = None
-    ) -> tuple[Totals, dict[str, int]]:
+    def tally(self, run_id: RunId, entity_type: str | None = None) -> tuple[Totals, dict[str, int]]:
         """Count the steps of a run, or of one of its stages.
 
         Returns the totals, and how many items are not in by error code, most frequent first.
@@ -281,7 +283,7 @@ class AuditTrail:
         )
         return _tally(list(groups))
 
-    def run(self, run_id: ObjectId) -> Document | None:
+    def run(self, run_id: RunId) -> Document | None:
         """Return the document of a run, None where there is none."""
         return self._runs.find_one({"_id": run_id})
 
@@ -315,13 +317,13 @@ class AuditTrail:
         except PyMongoError as error:
             raise MongoUnavailable(error) from None
 
-    def _change_stage(self, run_id: ObjectId, entity_type: str, change: Document) -> None:
+    def _change_stage(self, run_id: RunId, entity_type: str, change: Document) -> None:
         self._runs.update_one(
             {"_id": run_id, "stages.entity_type": entity_type},
             {"$set": {f"stages.$.{name}": value for name, value in change.items()}},
         )
 
-    def _first_errors(self, run_id: ObjectId) -> list[Document]:
+    def _first_errors(self, run_id: RunId) -> list[Document]:
         failed = self._steps.find({"run_id": run_id, "ok": False}).sort("created_at", ASCENDING)
         return [
             {
@@ -387,7 +389,7 @@ def _pending_stage(entity_type: str) -> Document:
     }
 
 
-def _upsert_of(run_id: ObjectId, flow_run_id: str, step: Step) -> UpdateOne:
+def _upsert_of(run_id: RunId, flow_run_id: str, step: Step) -> UpdateOne:
     now = datetime.now(UTC)
     identifying = {"run_id": run_id, "entity_type": step.entity_type}
     found = {

@@ -81,9 +81,7 @@ class HubAdminClient:
         ).encode()
         started = time.perf_counter()
         try:
-            response = self._client().post(
-                self._settings.upsert_url(entity_type), content=content
-            )
+            response = self._client().post(self._settings.upsert_url(entity_type), content=content)
         except httpx.TimeoutException:
             limit = f"no answer within {self._settings.timeout_ms} ms"
             return self._no_answer(TIMEOUT, limit, started)

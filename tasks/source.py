@@ -244,9 +244,7 @@ def _business_fields(
     entity_type: EntityType, document: Document, natural_key: str
 ) -> dict[str, Any]:
     fields = {
-        name: _as_json(value, name)
-        for name, value in document.items()
-        if name not in BOOKKEEPING
+        name: _as_json(value, name) for name, value in document.items() if name not in BOOKKEEPING
     }
     fields[entity_type.natural_key] = natural_key
     if document.get("deleted_at") is not None:
@@ -275,8 +273,6 @@ def _as_json(value: Any, path: str) -> Any:
 
 
 def _faults_in_words(error: ValidationError) -> str:
-    faults = [
-        f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
-    ]
+    faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
     more = f"; and {len(faults) - _FAULTS_TOLD} more" if len(faults) > _FAULTS_TOLD else ""
     return "; ".join(faults[:_FAULTS_TOLD]) + more

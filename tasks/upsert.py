@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from bson import ObjectId
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -16,7 +15,7 @@ from prefect.runtime import task_run as current_task_run
 from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
-from tasks.audit import AuditTrail, PriorStep, Step, StepState, Totals, audit_trail
+from tasks.audit import AuditTrail, PriorStep, RunId, Step, StepState, Totals, audit_trail
 from tasks.entities import entity_type_named
 from tasks.errors import (
     DUPLICATE_KEY,
@@ -108,7 +107,7 @@ class SendGate:
 class Sender:
     """What one process needs to work on one run; its connections are made once."""
 
-    def __init__(self, run_id: ObjectId, flow_run_id: str, settings: Settings) -> None:
+    def __init__(self, run_id: RunId, flow_run_id: str, settings: Settings) -> None:
         self.run_id = run_id
         self.settings = settings
         self.gate = SendGate()
@@ -234,7 +233,7 @@ def sender_of(run_id: str) -> Sender:
     with _senders_lock:
         if run_id not in _senders:
             settings = read_settings()
-            run = audit_trail(settings).run(ObjectId(run_id))
+            run = audit_trail(settings).run(RunId(run_id))
             if run is None:
                 raise LookupError(f"sync_runs has no run {run_id}")
             _senders[run_id] = Sender(run["_id"], run["flow_run_id"], settings)
@@ -260,9 +259,7 @@ def is_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> 
 
 def finish_awaiting_steps(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> None:
     """Task-run state hook: items that awaited a retry have failed with their task run."""
-    audit_trail(read_mongo_settings()).mirror_task_run(
-        str(task_run.id), StepState.FAILED
-    )
+    audit_trail(read_mongo_settings()).mirror_task_run(str(task_run.id), StepState.FAILED)
 
 
 @task(

@@ -1,4 +1,4 @@
-"""Real parts for the integration tests: a mongod, a Prefect server and a hub, one each a session."""
+"""Real parts for the integration tests: one mongod, Prefect server and hub a session."""
 
 from collections.abc import Iterator
 
@@ -42,7 +42,7 @@ def world(
     hub: Hub, mongodb_uri: str, prefect_api_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
     """A fresh database, a hub without faults, and settings that name them."""
-    world = World(hub, mongodb_uri)
+    world = World(hub, mongodb_uri, prefect_api_url)
     for variable, value in world.environment.items():
         monkeypatch.setenv(variable, value)
     yield world

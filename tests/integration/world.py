@@ -91,15 +91,13 @@ class SyncRun:
 
     def codes(self) -> dict[str | None, str | None]:
         """Error code by natural key; None for what is in."""
-        return {
-            step["natural_key"]: step["error"] and step["error"]["code"] for step in self.steps
-        }
+        return {step["natural_key"]: step["error"] and step["error"]["code"] for step in self.steps}
 
 
 class World:
     """A backoffice database of its own, and the hub that it is synced into."""
 
-    def __init__(self, hub: Hub, mongodb_uri: str) -> None:
+    def __init__(self, hub: Hub, mongodb_uri: str, prefect_api_url: str) -> None:
         self.hub = hub
         self.database_name = f"backoffice_{uuid.uuid4().hex[:12]}"
         self._client: MongoClient[Document] = MongoClient(mongodb_uri, tz_aware=True)
@@ -109,6 +107,7 @@ class World:
             "MONGODB_DB": self.database_name,
             "ADMIN_SYNC_TOKEN": HUB_TOKEN,
             "ADMIN_RETRY_BASE_DELAY_MS": "50",
+            "PREFECT_API_URL": prefect_api_url,
             **upsert_urls(hub.base_url),
         }
 
