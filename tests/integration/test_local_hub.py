@@ -1,0 +1,143 @@
+"""The local hub keeps the contract, so that what passes against it means something."""
+
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from scripts.local_hub import upsert_path
+from tasks.entities import entity_type_named
+from tests.integration.world import HUB_TOKEN, Hub
+
+REQUEST_ID = "0123456789abcdef" * 2
+BEARER = {"Authorization": f"Bearer {HUB_TOKEN}"}
+
+
+def post(
+    hub: Hub,
+    entity_type: str,
+    item: Any,
+    request_id: Any = REQUEST_ID,
+    headers: dict[str, str] = BEARER,
+) -> httpx.Response:
+    url = hub.base_url + upsert_path(entity_type_named(entity_type))
+    return httpx.post(
+        url, json={"request_id": request_id, entity_type: item}, headers=headers, timeout=5
+    )
+
+
+def refusal(response: httpx.Response) -> tuple[int, str]:
+    body = response.json()
+    assert body["ok"] is False
+    assert set(body["error"]) == {"code", "message", "details"}
+    return response.status_code, body["error"]["code"]
+
+
+def test_stores_an_item_and_confirms_it(hub: Hub) -> None:
+    response = post(hub, "tenant", {"id": "acme", "name": "Acme"})
+    assert response.status_code == 200
+    body = response.json()
+    assert (body["ok"], body["id"]) == (True, "acme")
+    assert hub.stats()["stored"]["tenant"] == 1
+
+
+def test_a_repeated_request_id_gets_the_same_answer_and_stores_nothing(hub: Hub) -> None:
+    first = post(hub, "tenant", {"id": "acme", "name": "Acme"})
+    again = post(hub, "tenant", {"id": "other", "name": "Other"})
+    assert again.json() == first.json()
+    assert hub.stats()["stored"]["tenant"] == 1
+
+
+def test_a_new_version_replaces_the_item(hub: Hub) -> None:
+    first = post(hub, "tenant", {"id": "acme", "name": "Acme"})
+    second = post(hub, "tenant", {"id": "acme", "name": "Acme 2"}, request_id="a" * 32)
+    assert second.json()["sync_id"] != first.json()["sync_id"]
+    assert hub.stats()["stored"]["tenant"] == 1
+
+
+def test_a_domain_is_confirmed_by_its_host(hub: Hub) -> None:
+    post(hub, "tenant", {"id": "acme", "name": "Acme"})
+    domain = {"host": "acme.example", "tenant_id": "acme"}
+    response = post(hub, "domain", domain, request_id="d" * 32)
+    assert response.json()["host"] == "acme.example"
+
+
+@pytest.mark.parametrize("field", ["tenant_id", "default_subtenant_id", "client_id"])
+def test_parents_must_exist(hub: Hub, field: str) -> None:
+    response = post(hub, "domain", {"host": "acme.example", field: "nobody"})
+    assert refusal(response) == (404, "NOT_FOUND")
+    assert "nobody" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, "MISSING_AUTH"),
+        ({"Authorization": "Bearer wrong"}, "INVALID_TOKEN"),
+        ({"Authorization": HUB_TOKEN}, "INVALID_TOKEN"),
+    ],
+)
+def test_the_token_is_asked_for(hub: Hub, headers: dict[str, str], code: str) -> None:
+    assert refusal(post(hub, "tenant", {"id": "acme"}, headers=headers)) == (401, code)
+    assert hub.stats()["stored"]["tenant"] == 0
+
+
+@pytest.mark.parametrize(
+    ("item", "request_id"),
+    [
+        ({"id": "acme"}, "short"),
+        ({"id": "acme"}, None),
+        ({"id": ""}, REQUEST_ID),
+        ({"id": 5}, REQUEST_ID),
+        ({}, REQUEST_ID),
+        ("acme", REQUEST_ID),
+    ],
+)
+def test_a_body_of_another_shape_is_refused(hub: Hub, item: Any, request_id: Any) -> None:
+    assert refusal(post(hub, "tenant", item, request_id)) == (400, "VALIDATION_ERROR")
+
+
+def test_what_is_no_json_is_refused(hub: Hub) -> None:
+    url = hub.base_url + upsert_path(entity_type_named("tenant"))
+    assert refusal(httpx.post(url, content=b"{", headers=BEARER)) == (400, "VALIDATION_ERROR")
+
+
+def test_other_paths_do_not_exist(hub: Hub) -> None:
+    assert refusal(httpx.get(hub.base_url + "/")) == (404, "NOT_FOUND")
+
+
+def test_faults_are_bound_to_items_and_attempts(hub: Hub) -> None:
+    hub.misbehave({"key": "acme", "attempts": [2], "status": 429, "retry_after": "7"})
+    assert post(hub, "tenant", {"id": "acme"}).status_code == 200
+    second = post(hub, "tenant", {"id": "acme"})
+    assert (second.status_code, second.headers["Retry-After"]) == (429, "7")
+    assert post(hub, "tenant", {"id": "acme"}).status_code == 200
+    assert [request["attempt"] for request in hub.requests("acme")] == [1, 2, 3]
+
+
+def test_a_dropped_connection(hub: Hub) -> None:
+    hub.misbehave({"drop": True, "after_store": True})
+    with pytest.raises(httpx.RemoteProtocolError):
+        post(hub, "tenant", {"id": "acme"})
+    assert hub.stats()["stored"]["tenant"] == 1
+
+
+def test_garbage_and_delays(hub: Hub) -> None:
+    hub.misbehave({"key": "garbage", "garbage": True}, {"key": "slow", "delay_ms": 200})
+    with pytest.raises(ValueError, match="utf-8|Expecting value"):
+        post(hub, "tenant", {"id": "garbage"}).json()
+    started = time.monotonic()
+    assert post(hub, "tenant", {"id": "slow"}).status_code == 200
+    assert time.monotonic() - started >= 0.2
+
+
+def test_wrong_faults_are_refused(hub: Hub) -> None:
+    response = httpx.put(f"{hub.base_url}/_hub/faults", json=[{"colour": "red"}])
+    assert refusal(response) == (400, "VALIDATION_ERROR")
+
+
+def test_requests_in_flight_are_counted(hub: Hub) -> None:
+    post(hub, "tenant", {"id": "acme"})
+    stats = hub.stats()
+    assert (stats["requests"], stats["in_flight"], stats["max_in_flight"]) == (1, 0, 1)
