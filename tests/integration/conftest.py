@@ -1,6 +1,7 @@
 """Real parts for the integration tests: one mongod, Prefect server and hub a session."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prefect.events.worker import EventsWorker
@@ -19,9 +20,14 @@ def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def prefect_api_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="session")
+def prefect_api_url(prefect_home: Path) -> Iterator[str]:
     with (
-        local_prefect_server(tmp_path_factory.mktemp("prefect")) as url,
+        local_prefect_server(prefect_home) as url,
         temporary_settings({PREFECT_API_URL: url}),
     ):
         yield url

@@ -130,8 +130,11 @@ class World:
 
     def sync(self, **parameters: Any) -> SyncRun:
         """Run the flow in this process, as `admin_sync()` does, and look at what it left."""
-        state = asyncio.run(admin_sync(return_state=True, **parameters))
-        return self.run_of(state)
+        return self.run_of(self.state_of_sync(**parameters))
+
+    def state_of_sync(self, **parameters: Any) -> State[Any]:
+        """Run the flow in this process and return the state that it ends in."""
+        return asyncio.run(admin_sync(return_state=True, **parameters))
 
     def run_of(self, state: State[Any]) -> SyncRun:
         flow_run_id = str(state.state_details.flow_run_id)

@@ -1,0 +1,132 @@
+"""`./scripts/run` as a new user runs it: in a fresh checkout without a virtual environment."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pymongo import MongoClient
+
+from scripts.local_hub import upsert_urls
+from scripts.local_mongod import local_mongod
+from scripts.local_process import free_port
+
+REPOSITORY = Path(__file__).parents[2]
+LEFT_OUT = (".venv", ".local", ".git", ".env", "__pycache__", ".*_cache", ".hypothesis")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fresh checkout") / "project"
+    shutil.copytree(REPOSITORY, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    return folder
+
+
+def run(checkout: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["./scripts/run", *arguments],
+        cwd=checkout,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def processes_of(checkout: Path) -> list[str]:
+    """Command lines of live processes that name the checkout."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(checkout) in line:
+            lines.append(line)
+    return lines
+
+
+@pytest.fixture(scope="module")
+def first_run(checkout: Path) -> subprocess.CompletedProcess[str]:
+    return run(checkout)
+
+
+@pytest.mark.timeout(400)
+def test_the_first_run_installs_seeds_syncs_and_tells(
+    first_run: subprocess.CompletedProcess[str], checkout: Path
+) -> None:
+    assert first_run.returncode == 0, first_run.stderr
+    assert "Installing" in first_run.stdout + first_run.stderr
+    assert "5 of the seed's documents were new" in first_run.stdout
+    assert "success: 5 of 5 items are in" in first_run.stdout
+    assert re.search(r"run_id +[0-9a-f]{24}\n", first_run.stdout)
+    assert re.search(r"dashboard http://127\.0\.0\.1:\d+/runs/flow-run/", first_run.stdout)
+    assert processes_of(checkout) == []
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("first_run")
+def test_a_second_run_reinstalls_nothing_and_sees_the_first_ones_trail(checkout: Path) -> None:
+    second = run(checkout)
+    assert second.returncode == 0, second.stderr
+    assert "Installing" not in second.stdout + second.stderr
+    assert "0 of the seed's documents were new" in second.stdout
+    with local_mongod(checkout / ".local" / "mongodb") as uri, MongoClient(uri) as client:
+        runs = list(client["identity_backoffice"].sync_runs.find())
+    assert [document["status"] for document in runs] == ["success", "success"]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("first_run")
+def test_what_the_settings_name_is_used_and_nothing_stands_in(
+    checkout: Path, tmp_path: Path
+) -> None:
+    nobody = upsert_urls(f"http://127.0.0.1:{free_port()}")
+    with local_mongod(tmp_path / "mongodb") as uri:
+        named = {"MONGODB_URI": uri, **nobody, "ADMIN_RETRY_MAX": "0"}
+        without_token = run(checkout, **named)
+        assert without_token.returncode == 2
+        assert "ADMIN_SYNC_TOKEN is missing" in without_token.stderr
+        assert "Traceback" not in without_token.stderr
+        empty = run(checkout, **named, ADMIN_SYNC_TOKEN="token")
+        assert empty.returncode == 0
+        assert "0 of 0 items are in" in empty.stdout
+        assert "MongoDB  " not in empty.stdout
+        assert "Stage 1 hub" not in empty.stdout
+        with MongoClient(uri) as client:
+            source = client["identity_backoffice"].source_tenants
+            source.insert_one({"id": "acme", "name": "Acme", "version": 1})
+        failing = run(checkout, **named, ADMIN_SYNC_TOKEN="token")
+    assert failing.returncode == 1
+    assert "CONNECTION_ERROR" in failing.stdout
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("first_run")
+def test_keep_leaves_everything_up_until_interrupted(checkout: Path) -> None:
+    kept = subprocess.Popen(
+        ["./scripts/run", "--keep"], cwd=checkout, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        for line in lines_of(kept):
+            if "until Ctrl-C" in line:
+                break
+        else:
+            pytest.fail("it ended by itself")
+        assert processes_of(checkout) != []
+    finally:
+        kept.send_signal(signal.SIGINT)
+        kept.wait(60)
+    time.sleep(0.2)
+    assert processes_of(checkout) == []
+
+
+def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
+    assert process.stdout is not None
+    yield from process.stdout

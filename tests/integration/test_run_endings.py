@@ -1,0 +1,202 @@
+"""However a run ends, its document says so: cancelled, terminated, or failed in our own code."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.states import Running
+
+from flows.admin_sync import admin_sync
+from flows.state_mirror import mirror_run
+from tests.integration.world import REPOSITORY, World
+
+PATIENCE_SECONDS = 60
+
+
+def wait_until(condition: Callable[[], Any]) -> Any:
+    """Return the first truthy answer; fail after a while."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.1)
+    return answer
+
+
+@contextmanager
+def process(world: World, *arguments: str, log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log_path.open("wb") as log:
+        started = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=REPOSITORY,
+            env={**os.environ, **world.environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield started
+    finally:
+        started.terminate()
+        started.wait(30)
+
+
+def the_run(world: World) -> Any:
+    return world.database.sync_runs.find_one()
+
+
+def assert_totals_equal_the_steps(world: World) -> None:
+    steps = list(world.database.sync_steps.find())
+    totals = the_run(world)["totals"]
+    assert totals["total"] == len(steps)
+    assert totals["success"] == sum(step["ok"] for step in steps)
+
+
+def test_a_cancelled_run(world: World, tmp_path: Path) -> None:
+    world.add_tenants(60)
+    world.hub.misbehave({"delay_ms": 200})
+    serve = ("prefect", "flow", "serve", "flows/admin_sync.py:admin_sync", "--name", "served")
+    with (
+        process(world, *serve, log_path=tmp_path / "serve.log"),
+        get_client(sync_client=True) as api,
+    ):
+        deployment = wait_until(lambda: _deployment(api, "admin-sync/served"))
+        flow_run = api.create_flow_run_from_deployment(deployment.id)
+        wait_until(lambda: len(world.hub.requests()) >= 5)
+        cancel = ("flow-run", "cancel", str(flow_run.id))
+        subprocess.run(
+            [sys.executable, "-m", "prefect", *cancel],
+            env={**os.environ, **world.environment},
+            check=True,
+            capture_output=True,
+        )
+        state = wait_until(lambda: _final_state(api, flow_run.id))
+        wait_until(lambda: the_run(world)["status"] != "running")
+
+    assert state.type is StateType.CANCELLED
+    assert the_run(world)["status"] == "cancelled"
+    assert the_run(world)["finished_at"] is not None
+    assert_totals_equal_the_steps(world)
+    in_hub = world.hub.stats()["stored"]["tenant"]
+    assert 0 < in_hub < 60
+    confirmed = world.database.sync_steps.count_documents({"ok": True})
+    assert confirmed <= in_hub
+
+
+def _deployment(api: Any, name: str) -> Any:
+    try:
+        return api.read_deployment_by_name(name)
+    except Exception:  # noqa: BLE001 - not there yet, whatever the client calls it
+        return None
+
+
+def _final_state(api: Any, flow_run_id: Any) -> Any:
+    state = api.read_flow_run(flow_run_id).state
+    return state if state.is_final() else None
+
+
+def test_a_terminated_process(world: World, tmp_path: Path) -> None:
+    world.add_tenants(60)
+    world.hub.misbehave({"delay_ms": 200})
+    with process(world, "scripts.sync_now", log_path=tmp_path / "sync.log") as sync:
+        wait_until(lambda: len(world.hub.requests()) >= 5)
+        sync.send_signal(signal.SIGTERM)
+        assert sync.wait(30) != 0
+    sent = len(world.hub.requests())
+    assert sent < 60
+    assert the_run(world)["status"] == "crashed"
+    assert_totals_equal_the_steps(world)
+    confirmed = world.database.sync_steps.count_documents({"ok": True})
+    assert confirmed == world.hub.stats()["stored"]["tenant"]
+
+
+def test_a_trail_that_takes_no_steps_fails_the_run_and_stops_it(world: World) -> None:
+    world.add_tenants(150)
+    world.database.create_collection("sync_steps", validator={"never": {"$exists": True}})
+    run = world.sync()
+    assert run.state.is_failed()
+    assert run.document["status"] == "failed"
+    assert "BulkWriteError" in run.document["message"]
+    assert run.steps == []
+
+
+def test_a_source_that_can_not_be_read_fails_the_run(world: World) -> None:
+    world.add_seed()
+    world.database.source_clients.drop()
+    broken = [{"$project": {"id": {"$divide": [1, 0]}}}]
+    world.database.source_tenants.rename("tenants_table")
+    world.database.command("create", "source_tenants", viewOn="tenants_table", pipeline=broken)
+    run = world.sync()
+    assert run.state.is_failed()
+    assert run.document["status"] == "failed"
+    assert "OperationFailure" in run.document["message"]
+    assert world.hub.requests() == []
+
+
+def test_mongodb_away_is_told_in_one_sentence(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = "mongodb://user:marked@127.0.0.1:9/?serverSelectionTimeoutMS=300"
+    monkeypatch.setenv("MONGODB_URI", away)
+    state = world.state_of_sync()
+    assert state.is_failed()
+    assert "MongoDB does not answer" in state.message
+    assert "MONGODB_URI" in state.message
+    assert "marked" not in state.message
+    assert world.hub.requests() == []
+
+
+def test_prefect_away_is_told_in_one_sentence(world: World) -> None:
+    world.add_seed()
+    away = {**os.environ, **world.environment, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    away["PREFECT_CLIENT_MAX_RETRIES"] = "0"
+    sync = subprocess.run(
+        [sys.executable, "-m", "scripts.sync_now"],
+        cwd=REPOSITORY,
+        env=away,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert sync.returncode == 2
+    assert "PREFECT_API_URL" in sync.stderr
+    assert "Traceback" not in sync.stderr
+
+
+def test_on_the_ephemeral_prefect_api(world: World, tmp_path: Path) -> None:
+    world.add_seed()
+    environment = {**os.environ, **world.environment}
+    del environment["PREFECT_API_URL"]
+    environment |= {
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+    }
+    script = "import asyncio; from flows.admin_sync import admin_sync; asyncio.run(admin_sync())"
+    subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    assert the_run(world)["status"] == "success"
+    assert the_run(world)["totals"]["success"] == 5
+
+
+def test_a_late_older_event_never_overwrites_a_terminal_status(world: World) -> None:
+    world.add_seed()
+    run = world.sync()
+    with get_client(sync_client=True) as api:
+        flow_run = api.read_flow_run(uuid.UUID(run.document["flow_run_id"]))
+    mirror_run(admin_sync, flow_run, Running(timestamp=run.document["started_at"]))
+    assert the_run(world)["status"] == "success"
