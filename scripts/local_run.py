@@ -6,7 +6,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -33,11 +33,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ExitStack() as parts:
-            _start_missing_parts(parts)
+            dashboard_is_ours = _start_missing_parts(parts)
             read_settings()
             exit_status = _sync_once()
             if arguments.keep:
                 _wait_for_interrupt()
+            elif dashboard_is_ours:
+                _console.print("The dashboard stops now; ./scripts/run --keep leaves it up.")
             return exit_status
     except (StartFailed, SettingsError, MongoUnavailable) as failure:
         print(failure, file=sys.stderr)
@@ -56,16 +58,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _start_missing_parts(parts: ExitStack) -> None:
-    """Start a part for each setting that neither the environment nor `.env` names."""
+def _start_missing_parts(parts: ExitStack) -> bool:
+    """Start a part for each setting that neither the environment nor `.env` names.
+
+    Returns whether the Prefect server is one of them.
+    """
     settings = {**dotenv_values(".env"), **os.environ}
     named = {name: value for name, value in settings.items() if value}
     if "MONGODB_URI" not in named:
         _start_mongodb(parts)
     if named.keys().isdisjoint(entity_type.url_variable for entity_type in ENTITY_TYPES):
         _start_hub(parts, named.get("ADMIN_SYNC_TOKEN") or secrets.token_urlsafe())
-    if "PREFECT_API_URL" not in named:
-        _start_prefect(parts)
+    if "PREFECT_API_URL" in named:
+        return False
+    _start_prefect(parts)
+    return True
 
 
 def _start_mongodb(parts: ExitStack) -> None:
@@ -113,7 +120,8 @@ def _sync_once() -> int:
 
 def _wait_for_interrupt() -> None:
     _console.print("\nEverything stays up until Ctrl-C.")
-    signal.pause()
+    with suppress(KeyboardInterrupt):
+        signal.pause()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flow_engine import run_flow_async
 from prefect.utilities.urls import url_for
+from pymongo.errors import PyMongoError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -23,12 +24,12 @@ from rich.progress import (
 from rich.table import Table
 
 from flows.admin_sync import admin_sync
-from tasks.audit import AuditTrail, audit_trail
+from tasks.audit import AuditTrail, RunStatus, audit_trail
 from tasks.entities import ENTITY_NAMES
-from tasks.mongo import Document
+from tasks.mongo import Document, MongoUnavailable
 from tasks.settings import SettingsError, read_settings
 
-_REFRESH_SECONDS: Final = 0.25
+_REFRESH_SECONDS: Final = 0.5
 _FAILURES_SHOWN: Final = 20
 _COUNTS: Final = ("total", "success", "failed", "skipped")
 _STYLE_BY_STATUS: Final = {"success": "green", "partial": "yellow", "pending": "dim"}
@@ -40,7 +41,8 @@ def main() -> int:
     """Sync everything; 0 when every item is in, 1 when one is not, 2 when no run could be made."""
     try:
         audit = audit_trail(read_settings())
-    except SettingsError as error:
+        audit.prepare()
+    except (SettingsError, MongoUnavailable) as error:
         print(error, file=sys.stderr)
         return 2
     return asyncio.run(_sync(audit))
@@ -63,11 +65,8 @@ async def _sync(audit: AuditTrail) -> int:
         )
     )
     await _show_while_running(sync, audit, str(flow_run.id))
-    return _tell(
-        cast(State[Any], await sync),
-        await asyncio.to_thread(audit.run_of, str(flow_run.id)),
-        flow_run,
-    )
+    run = await asyncio.to_thread(_run_with_progress, audit, str(flow_run.id))
+    return _tell(cast(State[Any], await sync), run, flow_run)
 
 
 async def _show_while_running(
@@ -83,27 +82,31 @@ async def _show_while_running(
         bars = {name: progress.add_task(name, total=None, start=False) for name in ENTITY_NAMES}
         while True:
             finished = sync.done()
-            for stage in await asyncio.to_thread(_stages, audit, flow_run_id):
+            run = await asyncio.to_thread(_run_with_progress, audit, flow_run_id)
+            for stage in run["stages"] if run else []:
                 _advance(progress, bars[stage["entity_type"]], stage)
             if finished:
                 return
             await asyncio.wait({sync}, timeout=_REFRESH_SECONDS)
 
 
-def _stages(audit: AuditTrail, flow_run_id: str) -> list[Document]:
-    """Return the stages that have begun; a running one with the steps it has by now."""
-    run = audit.run_of(flow_run_id)
-    begun = [stage for stage in run["stages"] if stage["started_at"]] if run else []
-    for stage in begun:
-        if run and stage["finished_at"] is None:
-            totals, _ = audit.tally(run["_id"], stage["entity_type"])
-            stage["done"] = totals.total
-    return begun
+def _run_with_progress(audit: AuditTrail, flow_run_id: str) -> Document | None:
+    """Return the run's document, a running stage with the steps it has by now as `done`."""
+    try:
+        run = audit.run_of(flow_run_id)
+        for stage in run["stages"] if run else []:
+            if run and stage["status"] == RunStatus.RUNNING:
+                totals, _ = audit.tally(run["_id"], stage["entity_type"])
+                stage["done"] = totals.total
+    except PyMongoError:
+        return None
+    return run
 
 
 def _advance(progress: Progress, bar: TaskID, stage: Document) -> None:
-    if not progress.tasks[bar].started:
-        progress.start_task(bar)
+    if not stage["started_at"]:
+        return
+    progress.start_task(bar)
     progress.update(bar, total=stage["total"], completed=stage.get("done", stage["total"]))
     if stage["finished_at"]:
         progress.stop_task(bar)

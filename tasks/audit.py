@@ -135,6 +135,37 @@ class AuditTrail:
         self._writing_lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
+    def prepare(self) -> None:
+        """Make the indexes; idempotent.
+
+        Raises:
+            MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
+        """
+        try:
+            self._runs.create_indexes(
+                [
+                    IndexModel([("flow_run_id", ASCENDING)], unique=True),
+                    IndexModel([("started_at", DESCENDING)]),
+                ]
+            )
+            self._steps.create_indexes(
+                [
+                    IndexModel(_STEP_IDENTITY, unique=True),
+                    IndexModel([("run_id", ASCENDING), ("created_at", ASCENDING)]),
+                    IndexModel(
+                        [("run_id", ASCENDING), ("ok", ASCENDING), ("created_at", ASCENDING)],
+                        partialFilterExpression={"ok": False},
+                    ),
+                    IndexModel([("request_id", ASCENDING), ("ok", ASCENDING)]),
+                    IndexModel(
+                        [("run_id", ASCENDING), ("task_run_id", ASCENDING)],
+                        partialFilterExpression=_AWAITING_RETRY,
+                    ),
+                ]
+            )
+        except PyMongoError as error:
+            raise MongoUnavailable(error) from None
+
     def open_run(
         self, flow_run_id: str, flow_run_name: str, *, trigger: str | None, entities: Sequence[str]
     ) -> RunId:
@@ -143,7 +174,7 @@ class AuditTrail:
         Raises:
             MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
         """
-        self._make_indexes()
+        self.prepare()
         opening = {
             "flow_run_name": flow_run_name,
             "status": RunStatus.PENDING.value,
@@ -177,6 +208,7 @@ class AuditTrail:
         change: Document = {"status": status.value, "message": message, "mirrored_at": at}
         if status.is_terminal:
             self.flush()
+            self.fail_awaiting(run["_id"])
             totals, _ = self.tally(run["_id"])
             change |= {
                 "finished_at": at,
@@ -260,11 +292,12 @@ class AuditTrail:
             for step in steps
         }
 
-    def mirror_task_run(self, task_run_id: str, state: StepState) -> None:
-        """Give a task run's final state to those of its items that still await a retry."""
+    def fail_awaiting(self, run_id: RunId, task_run_id: str | None = None) -> None:
+        """Say of a run's items, or a task run's, that still await a retry that none will come."""
+        of_task_run = {"task_run_id": task_run_id} if task_run_id else {}
         self._steps.update_many(
-            {"task_run_id": task_run_id, "state": StepState.AWAITING_RETRY.value},
-            {"$set": {"state": state.value, "updated_at": datetime.now(UTC)}},
+            {"run_id": run_id, **of_task_run, **_AWAITING_RETRY},
+            {"$set": {"state": StepState.FAILED.value, "updated_at": datetime.now(UTC)}},
         )
 
     def tally(self, run_id: RunId, entity_type: str | None = None) -> tuple[Totals, dict[str, int]]:
@@ -290,32 +323,6 @@ class AuditTrail:
     def run_of(self, flow_run_id: str) -> Document | None:
         """Return the document of a Prefect flow run's run, None where there is none."""
         return self._runs.find_one({"flow_run_id": flow_run_id})
-
-    def _make_indexes(self) -> None:
-        try:
-            self._runs.create_indexes(
-                [
-                    IndexModel([("flow_run_id", ASCENDING)], unique=True),
-                    IndexModel([("started_at", DESCENDING)]),
-                ]
-            )
-            self._steps.create_indexes(
-                [
-                    IndexModel(_STEP_IDENTITY, unique=True),
-                    IndexModel([("run_id", ASCENDING), ("created_at", ASCENDING)]),
-                    IndexModel(
-                        [("run_id", ASCENDING), ("ok", ASCENDING), ("created_at", ASCENDING)],
-                        partialFilterExpression={"ok": False},
-                    ),
-                    IndexModel([("request_id", ASCENDING), ("ok", ASCENDING)]),
-                    IndexModel(
-                        [("task_run_id", ASCENDING)],
-                        partialFilterExpression={"state": StepState.AWAITING_RETRY.value},
-                    ),
-                ]
-            )
-        except PyMongoError as error:
-            raise MongoUnavailable(error) from None
 
     def _change_stage(self, run_id: RunId, entity_type: str, change: Document) -> None:
         self._runs.update_one(
@@ -353,6 +360,7 @@ _STEP_IDENTITY: Final = [
     ("entity_type", ASCENDING),
     ("source_id", ASCENDING),
 ]
+_AWAITING_RETRY: Final = {"state": StepState.AWAITING_RETRY.value}
 _IS_SKIPPED: Final = {"$eq": ["$error.class", ErrorClass.SKIPPED.value]}
 
 

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from prefect import task
+from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
-from prefect.runtime import task_run as current_task_run
 from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
@@ -259,7 +258,8 @@ def is_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> 
 
 def finish_awaiting_steps(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> None:
     """Task-run state hook: items that awaited a retry have failed with their task run."""
-    audit_trail(read_mongo_settings()).mirror_task_run(str(task_run.id), StepState.FAILED)
+    run_id = RunId(runtime.flow_run.parameters["run_id"])
+    audit_trail(read_mongo_settings()).fail_awaiting(run_id, str(task_run.id))
 
 
 @task(
@@ -274,7 +274,7 @@ def upsert_batch(run_id: str, batch: Batch) -> State[BatchResult]:
 
     Fails when an item is not in; Prefect retries it as long as transient failures are left.
     """
-    return sender_of(run_id).send(batch, current_task_run.id).as_state()
+    return sender_of(run_id).send(batch, runtime.task_run.id).as_state()
 
 
 def upsert_task(settings: Settings) -> Task[[str, Batch], State[BatchResult]]:

@@ -122,7 +122,7 @@ def test_keep_leaves_everything_up_until_interrupted(checkout: Path) -> None:
         assert processes_of(checkout) != []
     finally:
         kept.send_signal(signal.SIGINT)
-        kept.wait(60)
+        assert kept.wait(60) == 0
     time.sleep(0.2)
     assert processes_of(checkout) == []
 

@@ -155,6 +155,21 @@ def test_mongodb_away_is_told_in_one_sentence(
     assert world.hub.requests() == []
 
 
+def test_mongodb_away_ends_the_command_with_one_sentence(world: World) -> None:
+    away = {"MONGODB_URI": "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=300"}
+    sync = subprocess.run(
+        [sys.executable, "-m", "scripts.sync_now"],
+        cwd=REPOSITORY,
+        env={**os.environ, **world.environment, **away},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert sync.returncode == 2
+    assert "MongoDB does not answer" in sync.stderr
+    assert "Traceback" not in sync.stderr
+
+
 def test_prefect_away_is_told_in_one_sentence(world: World) -> None:
     world.add_seed()
     away = {**os.environ, **world.environment, "PREFECT_API_URL": "http://127.0.0.1:9/api"}

@@ -16,7 +16,7 @@ SECRETS = (HUB_TOKEN.encode(), PASSWORD.encode())
 
 
 @pytest.fixture
-def uri_with_password(world: World, mongodb_uri: str) -> str:
+def uri_with_password(mongodb_uri: str) -> str:
     with MongoClient(mongodb_uri) as client:
         client.admin.command("dropAllUsersFromDatabase")
         client.admin.command("createUser", "operator", pwd=PASSWORD, roles=["root"])
