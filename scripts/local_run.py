@@ -119,8 +119,8 @@ def _sync_once() -> int:
 
 
 def _wait_for_interrupt() -> None:
-    _console.print("\nEverything stays up until Ctrl-C.")
     with suppress(KeyboardInterrupt):
+        _console.print("\nEverything stays up until Ctrl-C.")
         signal.pause()
 
 
