@@ -10,26 +10,31 @@ from prefect.futures import wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
+from flows.dashboard import (
+    log_stage,
+    name_of_current_run,
+    progress_shown,
+    publish_results,
+    task_runs_unlogged,
+)
 from flows.state_mirror import concluding_state, mirror_run, mirror_stage, raise_unless_settled
 from tasks.audit import Totals, audit_trail
 from tasks.entities import ENTITY_NAMES, EntityName, in_sync_order
 from tasks.settings import read_settings
 from tasks.upsert import sender_of, sending, upsert_task
 
-Entities = Annotated[
-    list[EntityName],
-    Field(min_length=1, description="The entity types to sync; always run in sync order."),
-]
-Trigger = Annotated[str, Field(description="Who or what asked for this run; free text.")]
+Entities = Annotated[list[EntityName], Field(min_length=1)]
+Trigger = Annotated[str, Field(max_length=200)]
 
 
 @flow(
     name="admin-sync",
+    flow_run_name=name_of_current_run,
     on_running=[mirror_run],
-    on_completion=[mirror_run],
-    on_failure=[mirror_run],
-    on_cancellation=[mirror_run],
-    on_crashed=[mirror_run],
+    on_completion=[mirror_run, publish_results],
+    on_failure=[mirror_run, publish_results],
+    on_cancellation=[mirror_run, publish_results],
+    on_crashed=[mirror_run, publish_results],
 )
 async def admin_sync(
     entities: Entities = ENTITY_NAMES, trigger: Trigger = "manual"
@@ -38,6 +43,10 @@ async def admin_sync(
 
     Settings come from the environment and `.env`. A failed item does not stop the stages after
     its own; a run-stopping error does: what is left is then recorded as skipped.
+
+    Args:
+        entities: What to sync; whatever the order here, it runs in sync order.
+        trigger: Who or what asked for this run; free text, for the audit trail.
     """
     settings = read_settings()
     selected = in_sync_order(entities)
@@ -52,8 +61,10 @@ async def admin_sync(
     stage = sync_stage.with_options(task_runner=threads)
     with sending(str(run_id)) as sender:
         for entity_type in selected:
-            state = await stage(str(run_id), entity_type, return_state=True)
+            async with progress_shown(run_id, entity_type):
+                state = await stage(str(run_id), entity_type, return_state=True)
             await raise_unless_settled(state)
+            await asyncio.to_thread(log_stage, run_id, entity_type, state)
         totals, failures = await asyncio.to_thread(sender.audit.tally, run_id)
         return concluding_state(totals, failures, sender.gate.closed_because)
 
@@ -71,7 +82,11 @@ async def sync_stage(run_id: str, entity_type: EntityName) -> State[Totals]:
     """Upsert all items of one entity type, one task run a batch; fails when an item is not in."""
     sender = sender_of(run_id)
     batches = await asyncio.to_thread(sender.plan, entity_type)
-    with sender.gate.closing_on_error(), SyncClientContext.get_or_create():
+    with (
+        sender.gate.closing_on_error(),
+        task_runs_unlogged(),
+        SyncClientContext.get_or_create(),
+    ):
         futures = upsert_task(sender.settings).map(unmapped(run_id), batches)
         await asyncio.to_thread(wait, futures)
     await asyncio.to_thread(sender.write_off_lost, batches, futures)

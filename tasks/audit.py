@@ -145,15 +145,15 @@ class AuditTrail:
             self._runs.create_indexes(
                 [
                     IndexModel([("flow_run_id", ASCENDING)], unique=True),
-                    IndexModel([("started_at", DESCENDING)]),
+                    IndexModel([("started_at", DESCENDING), ("_id", DESCENDING)]),
                 ]
             )
             self._steps.create_indexes(
                 [
                     IndexModel(_STEP_IDENTITY, unique=True),
-                    IndexModel([("run_id", ASCENDING), ("created_at", ASCENDING)]),
+                    IndexModel([("run_id", ASCENDING), *_OLDEST_FIRST]),
                     IndexModel(
-                        [("run_id", ASCENDING), ("ok", ASCENDING), ("created_at", ASCENDING)],
+                        [("run_id", ASCENDING), ("ok", ASCENDING), *_OLDEST_FIRST],
                         partialFilterExpression={"ok": False},
                     ),
                     IndexModel([("request_id", ASCENDING), ("ok", ASCENDING)]),
@@ -360,6 +360,7 @@ _STEP_IDENTITY: Final = [
     ("entity_type", ASCENDING),
     ("source_id", ASCENDING),
 ]
+_OLDEST_FIRST: Final = [("created_at", ASCENDING), ("_id", ASCENDING)]
 _AWAITING_RETRY: Final = {"state": StepState.AWAITING_RETRY.value}
 _IS_SKIPPED: Final = {"$eq": ["$error.class", ErrorClass.SKIPPED.value]}
 

@@ -1,7 +1,8 @@
 """The one MongoDB client of a process, and what source and audit trail both need of it."""
 
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import bson
 from bson.codec_options import CodecOptions
@@ -12,6 +13,8 @@ from pymongo.errors import PyMongoError
 from tasks.settings import MongoSettings
 
 Document = dict[str, Any]
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 _SERVER_SELECTION_TIMEOUT_MS = 10_000
 """How long a MongoDB that doesn't answer is waited for; a value in the URI wins."""
@@ -25,6 +28,21 @@ class MongoUnavailable(RuntimeError):
             f"MongoDB does not answer ({type(cause).__name__}): "
             "check MONGODB_URI and that the server is up"
         )
+
+
+def translating_errors(
+    function: Callable[Parameters, Result],
+) -> Callable[Parameters, Result]:
+    """Make a function raise `MongoUnavailable` where PyMongo raises an error of its own."""
+
+    @wraps(function)
+    def translated(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return function(*args, **kwargs)
+        except PyMongoError as error:
+            raise MongoUnavailable(error) from None
+
+    return translated
 
 
 def database(settings: MongoSettings) -> Database[Document]:

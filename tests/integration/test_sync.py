@@ -202,8 +202,8 @@ def test_indexes_are_there(world: World) -> None:
     ]
     assert (["flow_run_id"], True) in indexes
     assert (["run_id", "entity_type", "source_id"], True) in indexes
-    assert (["run_id", "created_at"], False) in indexes
-    assert (["run_id", "ok", "created_at"], False) in indexes
+    assert (["run_id", "created_at", "_id"], False) in indexes
+    assert (["run_id", "ok", "created_at", "_id"], False) in indexes
     assert (["request_id", "ok"], False) in indexes
 
 

@@ -1,0 +1,251 @@
+"""RunHistory: reads the audit trail, as its doors show it; never writes."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Annotated, Final, Generic, TypeVar
+
+from bson import ObjectId
+from bson.errors import InvalidId
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pymongo import ASCENDING, DESCENDING
+from pymongo.database import Database
+
+from tasks.audit import RunId, RunStatus, StepState
+from tasks.errors import ErrorClass
+from tasks.mongo import Document, database, translating_errors
+from tasks.settings import MongoSettings
+
+
+def _in_milliseconds(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+UtcTime = Annotated[datetime, PlainSerializer(_in_milliseconds, when_used="json")]
+"""A time, in JSON as the seed document writes it: `2024-01-01T00:00:00.000Z`."""
+Text = Annotated[str, BeforeValidator(str)]
+"""A value of any BSON type, as text."""
+RecordType = TypeVar("RecordType", bound=BaseModel)
+
+
+class _Record(BaseModel):
+    """What a document of the trail says; fields that it has besides these are left out."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Counts(_Record):
+    """Items by outcome; `total` is the sum of the others once the run or stage has ended."""
+
+    total: int
+    success: int
+    failed: int
+    skipped: int
+
+
+class StageRecord(Counts):
+    """One stage of a run."""
+
+    entity_type: str
+    status: RunStatus
+    started_at: UtcTime | None
+    finished_at: UtcTime | None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None while it runs."""
+        return _seconds_between(self.started_at, self.finished_at)
+
+
+class RunErrorRecord(_Record):
+    """An item that is not in, as the run's own document tells of it."""
+
+    entity_type: str
+    natural_key: str | None
+    code: str
+    message: str
+
+
+class RunRecord(_Record):
+    """A document of `sync_runs`. Counts of a run that goes on are not final."""
+
+    id: Text = Field(validation_alias="_id")
+    status: RunStatus
+    started_at: UtcTime
+    finished_at: UtcTime | None
+    totals: Counts
+    errors: list[RunErrorRecord]
+    mode: str
+    trigger: str | None
+    message: str | None
+    flow_run_id: str
+    flow_run_name: str
+    stages: list[StageRecord]
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None while it runs."""
+        return _seconds_between(self.started_at, self.finished_at)
+
+
+class StepErrorRecord(_Record):
+    """Why an item is not in."""
+
+    code: str
+    message: str
+    error_class: ErrorClass = Field(alias="class")
+
+
+class StepRecord(_Record):
+    """A document of `sync_steps`: what became of one item in one run; times in milliseconds."""
+
+    id: Text = Field(validation_alias="_id")
+    run_id: Text
+    entity_type: str
+    natural_key: str | None
+    source_id: Text
+    version: int | str | None
+    request_id: str | None
+    ok: bool
+    state: StepState
+    http_status: int | None
+    sync_id: str | None
+    error: StepErrorRecord | None
+    attempts: int
+    duration_ms: float | None
+    flow_run_id: str
+    task_run_id: str | None
+    created_at: UtcTime
+    updated_at: UtcTime
+
+
+class Page(BaseModel, Generic[RecordType]):
+    """A page of a longer list: `total` is the length of the list."""
+
+    model_config = ConfigDict(frozen=True)
+
+    page: int
+    limit: int
+    total: int
+    items: list[RecordType]
+
+
+def parsed_run_id(text: str) -> RunId:
+    """Read a `run_id`, 24 hex digits.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return ObjectId(text)
+    except InvalidId:
+        raise ValueError("not a run_id (24 hex digits)") from None
+
+
+class RunHistory:
+    """The audit trail of one database, for reading.
+
+    Every method raises `MongoUnavailable` when MongoDB doesn't answer.
+    """
+
+    def __init__(self, database: Database[Document]) -> None:
+        self._runs = database["sync_runs"]
+        self._steps = database["sync_steps"]
+
+    @translating_errors
+    def run(self, run_id: RunId) -> RunRecord | None:
+        """Return a run, None where there is none."""
+        return _run_record(self._runs.find_one({"_id": run_id}))
+
+    @translating_errors
+    def run_of(self, flow_run_id: str) -> RunRecord | None:
+        """Return the run of a Prefect flow run, None where there is none."""
+        return _run_record(self._runs.find_one({"flow_run_id": flow_run_id}))
+
+    @translating_errors
+    def runs(self, page: int, limit: int) -> Page[RunRecord]:
+        """Return a page of the runs, newest first; pages count from 1."""
+        found = self._runs.find().sort([("started_at", DESCENDING), ("_id", DESCENDING)])
+        documents = found.skip((page - 1) * limit).limit(limit)
+        return Page(
+            page=page,
+            limit=limit,
+            total=self._runs.estimated_document_count(),
+            items=[RunRecord.model_validate(document) for document in documents],
+        )
+
+    @translating_errors
+    def steps(
+        self,
+        run_id: RunId,
+        page: int,
+        limit: int,
+        *,
+        ok: bool | None = None,
+        entity_type: str | None = None,
+    ) -> Page[StepRecord]:
+        """Return a page of a run's steps, oldest first; pages count from 1.
+
+        Args:
+            run_id: the run.
+            page: which page.
+            limit: steps a page.
+            ok: only items that are in, or only those that are not; None for both.
+            entity_type: only items of that type; None for all.
+        """
+        wanted = {"ok": ok, "entity_type": entity_type}
+        match = {"run_id": run_id} | {k: v for k, v in wanted.items() if v is not None}
+        return Page(
+            page=page,
+            limit=limit,
+            total=self._steps.count_documents(match),
+            items=self._step_records(match, _OLDEST_FIRST, limit, skip=(page - 1) * limit),
+        )
+
+    @translating_errors
+    def failures(
+        self, run_id: RunId, limit: int, entity_type: str | None = None
+    ) -> list[StepRecord]:
+        """Return the first failed steps of a run, or of one stage; none that was skipped."""
+        match: Document = {
+            "run_id": run_id,
+            "ok": False,
+            "error.class": {"$ne": ErrorClass.SKIPPED.value},
+        }
+        if entity_type is not None:
+            match["entity_type"] = entity_type
+        return self._step_records(match, _OLDEST_FIRST, limit)
+
+    @translating_errors
+    def slowest(self, run_id: RunId, limit: int) -> list[StepRecord]:
+        """Return the steps of a run whose last request took longest, slowest first."""
+        match = {"run_id": run_id, "duration_ms": {"$ne": None}}
+        return self._step_records(match, {"duration_ms": DESCENDING, "_id": ASCENDING}, limit)
+
+    @translating_errors
+    def steps_done(self, run_id: RunId, entity_type: str) -> int:
+        """Count the steps that a stage has by now."""
+        return self._steps.count_documents({"run_id": run_id, "entity_type": entity_type})
+
+    def _step_records(
+        self, match: Document, order: Mapping[str, int], limit: int, skip: int = 0
+    ) -> list[StepRecord]:
+        found = self._steps.find(match).sort(order).skip(skip).limit(limit)
+        return [StepRecord.model_validate(document) for document in found]
+
+
+@lru_cache(maxsize=8)
+def run_history(settings: MongoSettings) -> RunHistory:
+    """Return this process's history of the database that the settings name."""
+    return RunHistory(database(settings))
+
+
+_OLDEST_FIRST: Final = {"created_at": ASCENDING, "_id": ASCENDING}
+
+
+def _run_record(document: Document | None) -> RunRecord | None:
+    return None if document is None else RunRecord.model_validate(document)
+
+
+def _seconds_between(started: datetime | None, finished: datetime | None) -> float | None:
+    return (finished - started).total_seconds() if started and finished else None
