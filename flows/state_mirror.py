@@ -40,14 +40,24 @@ _STATUS_BY_TYPE: Final = {
 
 def mirror_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """State hook: carry the state of an `admin-sync` flow run into its `sync_runs` document."""
-    audit = audit_trail(read_mongo_settings())
-    audit.open_run(
+    open_run_of(flow_run)
+    audit_trail(read_mongo_settings()).mirror_run(
+        str(flow_run.id), status_of(state), state.message or "", state.timestamp
+    )
+
+
+def open_run_of(flow_run: FlowRun) -> RunId:
+    """Find or create the `sync_runs` document of an `admin-sync` flow run.
+
+    Raises:
+        MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
+    """
+    return audit_trail(read_mongo_settings()).open_run(
         str(flow_run.id),
         flow_run.name,
         trigger=flow_run.parameters.get("trigger"),
         entities=in_sync_order(flow_run.parameters.get("entities", ENTITY_NAMES)),
     )
-    audit.mirror_run(str(flow_run.id), status_of(state), state.message or "", state.timestamp)
 
 
 def mirror_stage(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:

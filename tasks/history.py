@@ -7,7 +7,15 @@ from typing import Annotated, Final, Generic, TypeVar
 
 from bson import ObjectId
 from bson.errors import InvalidId
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+    WithJsonSchema,
+)
 from pymongo import ASCENDING, DESCENDING
 from pymongo.database import Database
 
@@ -21,10 +29,23 @@ def _in_milliseconds(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _parsed_run_id(text: str) -> RunId:
+    try:
+        return ObjectId(text)
+    except InvalidId:
+        raise ValueError("not a run_id (24 hex digits)") from None
+
+
 UtcTime = Annotated[datetime, PlainSerializer(_in_milliseconds, when_used="json")]
 """A time, in JSON as the seed document writes it: `2024-01-01T00:00:00.000Z`."""
 Text = Annotated[str, BeforeValidator(str)]
 """A value of any BSON type, as text."""
+RunKey = Annotated[
+    InstanceOf[RunId],
+    BeforeValidator(_parsed_run_id),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9a-fA-F]{24}$"}),
+]
+"""A `run_id` that came in as text."""
 RecordType = TypeVar("RecordType", bound=BaseModel)
 
 
@@ -130,18 +151,6 @@ class Page(BaseModel, Generic[RecordType]):
     items: list[RecordType]
 
 
-def parsed_run_id(text: str) -> RunId:
-    """Read a `run_id`, 24 hex digits.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        return ObjectId(text)
-    except InvalidId:
-        raise ValueError("not a run_id (24 hex digits)") from None
-
-
 class RunHistory:
     """The audit trail of one database, for reading.
 
@@ -151,6 +160,11 @@ class RunHistory:
     def __init__(self, database: Database[Document]) -> None:
         self._runs = database["sync_runs"]
         self._steps = database["sync_steps"]
+
+    @translating_errors
+    def ping(self) -> None:
+        """Return if MongoDB answers."""
+        self._runs.database.client.admin.command("ping")
 
     @translating_errors
     def run(self, run_id: RunId) -> RunRecord | None:

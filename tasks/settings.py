@@ -27,6 +27,9 @@ _http_url: TypeAdapter[AnyHttpUrl] = TypeAdapter(AnyHttpUrl)
 _mongo_dsn: TypeAdapter[MongoDsn] = TypeAdapter(MongoDsn)
 
 
+_FROM_ENVIRONMENT = SettingsConfigDict(
+    env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+)
 SettingsType = TypeVar("SettingsType", bound=BaseSettings)
 
 
@@ -71,6 +74,12 @@ def _hub_url(url: str, info: ValidationInfo) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
+def _guarded_host(host: str, info: ValidationInfo) -> str:
+    if not _is_loopback(host) and info.data.get("token") is None:
+        raise ValueError("is not a loopback address: set ADMIN_API_TOKEN, or let it be 127.0.0.1")
+    return host
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -83,9 +92,7 @@ def _is_loopback(host: str) -> bool:
 class MongoSettings(BaseSettings):
     """Where the source collections and the audit trail are."""
 
-    model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
-    )
+    model_config = _FROM_ENVIRONMENT
 
     mongodb_uri: Annotated[SecretStr, AfterValidator(_mongodb_uri)] = Field(
         validation_alias="MONGODB_URI"
@@ -115,6 +122,20 @@ class Settings(MongoSettings):
         """Return where items of that type are sent; without credentials."""
         url: str = getattr(self, _url_field(entity_type))
         return url
+
+
+class ApiSettings(BaseSettings):
+    """Where the REST API listens and what it asks its callers for."""
+
+    model_config = _FROM_ENVIRONMENT
+
+    token: Annotated[SecretStr, AfterValidator(_header_safe)] | None = Field(
+        None, validation_alias="ADMIN_API_TOKEN"
+    )
+    host: Annotated[str, AfterValidator(_guarded_host)] = Field(
+        "127.0.0.1", validation_alias="ADMIN_API_HOST"
+    )
+    port: int = Field(3000, validation_alias="ADMIN_API_PORT", ge=0, le=65535)
 
 
 def _url_field(entity_type: EntityType) -> str:
@@ -147,6 +168,15 @@ def read_mongo_settings() -> MongoSettings:
         SettingsError: `MONGODB_URI` or `MONGODB_DB` is missing or malformed.
     """
     return _read(MongoSettings)
+
+
+def read_api_settings() -> ApiSettings:
+    """Read the settings of the REST API from the environment and `.env`.
+
+    Raises:
+        SettingsError: a variable is malformed, or the API would be open to other machines.
+    """
+    return _read(ApiSettings)
 
 
 def _read(settings_type: type[SettingsType]) -> SettingsType:

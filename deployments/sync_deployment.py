@@ -1,0 +1,101 @@
+"""The deployment `admin-sync/full`, as a door uses it: is a sync under way, start one."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Final
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import DeploymentStatus, FlowRun, StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import ObjectNotFound
+
+from flows.dashboard import name_of_run
+from tasks.entities import EntityName
+
+FLOW_NAME: Final = "admin-sync"
+DEPLOYMENT_NAME: Final = f"{FLOW_NAME}/full"
+_PATIENCE_SECONDS: Final = 10.0
+"""How long Prefect may take for one of the calls below."""
+_UNFINISHED: Final = [
+    StateType.RUNNING,
+    StateType.CANCELLING,
+    StateType.PENDING,
+    StateType.PAUSED,
+    StateType.SCHEDULED,
+]
+"""States in which a sync is under way or about to be, the furthest first."""
+
+
+class PrefectUnavailable(RuntimeError):
+    """Prefect can't do what was asked; the message says what to look at."""
+
+
+class SyncDeployment:
+    """Speaks to the Prefect API of one client; every method raises `PrefectUnavailable`."""
+
+    def __init__(self, client: PrefectClient) -> None:
+        self._client = client
+
+    async def unfinished_run(self) -> FlowRun | None:
+        """Return the sync that is under way or due, whatever started it; None for none."""
+        async with _in_time():
+            flow_runs = await self._client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
+                flow_run_filter=FlowRunFilter(
+                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED)),
+                    expected_start_time=FlowRunFilterExpectedStartTime.model_validate(
+                        {"before_": datetime.now(UTC)}
+                    ),
+                ),
+            )
+        return min(flow_runs, key=_place_in_line, default=None)
+
+    async def start(self, entities: Sequence[EntityName], trigger: str) -> FlowRun:
+        """Create a flow run, which a worker picks up."""
+        deployment = await self._deployment()
+        async with _in_time():
+            return await self._client.create_flow_run_from_deployment(
+                deployment.id,
+                name=name_of_run(entities, trigger),
+                parameters={"entities": list(entities), "trigger": trigger},
+            )
+
+    async def has_worker(self) -> bool:
+        """Whether a worker has asked for work lately."""
+        return (await self._deployment()).status is DeploymentStatus.READY
+
+    async def _deployment(self) -> DeploymentResponse:
+        async with _in_time():
+            return await self._client.read_deployment_by_name(DEPLOYMENT_NAME)
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            yield
+    except ObjectNotFound:
+        raise PrefectUnavailable(
+            f"Prefect has no deployment {DEPLOYMENT_NAME}: run `prefect --no-prompt deploy --all`"
+        ) from None
+    except (httpx.HTTPError, TimeoutError) as error:
+        raise PrefectUnavailable(
+            f"Prefect does not answer ({type(error).__name__}): "
+            "check PREFECT_API_URL and that the server is up"
+        ) from None
+
+
+def _place_in_line(flow_run: FlowRun) -> tuple[int, datetime]:
+    state_type = flow_run.state_type or StateType.SCHEDULED
+    return _UNFINISHED.index(state_type), flow_run.expected_start_time or datetime.now(UTC)
