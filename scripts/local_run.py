@@ -2,28 +2,19 @@
 
 import argparse
 import os
-import secrets
 import signal
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Final
 
-from dotenv import dotenv_values
-from pydantic import SecretStr
 from rich.console import Console
 
-from scripts.local_hub import LocalHub, upsert_urls
-from scripts.local_mongod import local_mongod
-from scripts.local_prefect import local_prefect_server
+from scripts.local_parts import start_missing_parts
 from scripts.local_process import StartFailed
-from scripts.seed_source import seed_source
-from tasks.entities import ENTITY_TYPES
-from tasks.mongo import MongoUnavailable, database
-from tasks.settings import SettingsError, read_mongo_settings, read_settings
+from tasks.mongo import MongoUnavailable
+from tasks.settings import SettingsError, read_settings
 
-_LOCAL: Final = Path(__file__).parents[1] / ".local"
 _console: Final = Console()
 
 
@@ -33,7 +24,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ExitStack() as parts:
-            dashboard_is_ours = _start_missing_parts(parts)
+            dashboard_is_ours = start_missing_parts(parts)
             read_settings()
             exit_status = _sync_once()
             if arguments.keep:
@@ -56,50 +47,6 @@ def _parser() -> argparse.ArgumentParser:
         help="leave what was started up until Ctrl-C, to look at the dashboard",
     )
     return parser
-
-
-def _start_missing_parts(parts: ExitStack) -> bool:
-    """Start a part for each setting that neither the environment nor `.env` names.
-
-    Returns whether the Prefect server is one of them.
-    """
-    settings = {**dotenv_values(".env"), **os.environ}
-    named = {name: value for name, value in settings.items() if value}
-    if "MONGODB_URI" not in named:
-        _start_mongodb(parts)
-    if named.keys().isdisjoint(entity_type.url_variable for entity_type in ENTITY_TYPES):
-        _start_hub(parts, named.get("ADMIN_SYNC_TOKEN") or secrets.token_urlsafe())
-    if "PREFECT_API_URL" in named:
-        return False
-    _start_prefect(parts)
-    return True
-
-
-def _start_mongodb(parts: ExitStack) -> None:
-    with _console.status("Starting MongoDB"):
-        uri = parts.enter_context(local_mongod(_LOCAL / "mongodb"))
-    os.environ["MONGODB_URI"] = uri
-    inserted = seed_source(read_mongo_settings())
-    _console.print(f"MongoDB        {uri} ({inserted} of the seed's documents were new)")
-
-
-def _start_hub(parts: ExitStack, token: str) -> None:
-    settings = read_mongo_settings()
-    hub = LocalHub(
-        token=SecretStr(token),
-        database=database(settings).client[f"{settings.mongodb_database}_hub"],
-    )
-    parts.enter_context(hub)
-    os.environ["ADMIN_SYNC_TOKEN"] = token
-    os.environ.update(upsert_urls(hub.base_url))
-    _console.print(f"Stage 1 hub    {hub.base_url}")
-
-
-def _start_prefect(parts: ExitStack) -> None:
-    with _console.status("Starting the Prefect server"):
-        api_url = parts.enter_context(local_prefect_server(_LOCAL / "prefect"))
-    os.environ["PREFECT_API_URL"] = api_url
-    _console.print(f"Prefect        {api_url.removesuffix('/api')}")
 
 
 def _sync_once() -> int:
