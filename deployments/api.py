@@ -157,7 +157,8 @@ def list_steps(
 async def health(deployment: Deployment, response: Response) -> Health:
     """MongoDB, Prefect and the configuration of the hub, apart; 503 unless all are well."""
     mongodb, prefect = await asyncio.gather(
-        _checked(_mongodb_health()), _checked(_prefect_health(deployment))
+        _checked(_mongodb_health(), "MONGODB_URI"),
+        _checked(_prefect_health(deployment), "PREFECT_API_URL"),
     )
     hub = _hub_health()
     is_well = mongodb.ok and prefect.ok and hub.ok
@@ -166,11 +167,12 @@ async def health(deployment: Deployment, response: Response) -> Health:
     return Health(ok=is_well, mongodb=mongodb, prefect=prefect, hub=hub)
 
 
-async def _checked(check: Awaitable[str]) -> PartHealth:
+async def _checked(check: Awaitable[str], variable: str) -> PartHealth:
     try:
         return PartHealth(ok=True, message=await asyncio.wait_for(check, _HEALTH_SECONDS))
     except TimeoutError:
-        return PartHealth(ok=False, message=f"No answer within {_HEALTH_SECONDS:g} seconds")
+        message = f"No answer within {_HEALTH_SECONDS:g} seconds: check {variable}"
+        return PartHealth(ok=False, message=message)
     except (MongoUnavailable, PrefectUnavailable) as error:
         return PartHealth(ok=False, message=str(error))
 
@@ -304,7 +306,7 @@ def main() -> int:
 
 
 def _require_prefect_api() -> None:
-    if get_current_settings().api.url is None:
+    if not get_current_settings().api.url:
         raise SettingsError({"PREFECT_API_URL": "is missing"})
 
 

@@ -59,12 +59,12 @@ def identity(source_id: Any) -> bytes:
 
 @lru_cache(maxsize=8)
 def _client(uri: str) -> MongoClient[Document]:
+    # To PyMongo a keyword argument would win over the URI.
+    is_given = "serverselectiontimeoutms=" in uri.lower()
+    patience: Document = (
+        {} if is_given else {"serverSelectionTimeoutMS": _SERVER_SELECTION_TIMEOUT_MS}
+    )
     try:
-        return MongoClient(
-            uri,
-            serverSelectionTimeoutMS=_SERVER_SELECTION_TIMEOUT_MS,
-            appname="backoffice-sync",
-            tz_aware=True,
-        )
+        return MongoClient(uri, appname="backoffice-sync", tz_aware=True, **patience)
     except (PyMongoError, ValueError) as error:
         raise MongoUnavailable(error) from None

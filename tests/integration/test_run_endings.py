@@ -147,7 +147,9 @@ def test_mongodb_away_is_told_in_one_sentence(
 ) -> None:
     away = "mongodb://user:marked@127.0.0.1:9/?serverSelectionTimeoutMS=300"
     monkeypatch.setenv("MONGODB_URI", away)
+    started = time.monotonic()
     state = world.state_of_sync()
+    assert time.monotonic() - started < 8, "the patience that the URI asks for was not heeded"
     assert state.is_failed()
     assert "MongoDB does not answer" in state.message
     assert "MONGODB_URI" in state.message

@@ -1,0 +1,521 @@
+"""The REST API over real HTTP: its answers, its refusals, and what it leaves in Prefect."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from bson import ObjectId
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelled
+from pymongo import MongoClient
+from pymongo.database import Database
+
+from scripts.local_hub import upsert_urls
+from scripts.local_prefect import local_prefect_server
+from scripts.local_process import free_port, running
+from tests.integration.world import REPOSITORY, Document
+
+TOKEN = "api-test-token-81bd"
+DATABASE = "api_test"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@dataclass(frozen=True)
+class Api:
+    """A running API, the trail it shows and the Prefect server it speaks to."""
+
+    base_url: str
+    database: Database[Document]
+    prefect_api_url: str
+
+    def get(self, path: str, **params: Any) -> httpx.Response:
+        return httpx.get(f"{self.base_url}{path}", params=params, headers=BEARER, timeout=30)
+
+    def post(self, path: str, **arguments: Any) -> httpx.Response:
+        return httpx.post(f"{self.base_url}{path}", headers=BEARER, timeout=30, **arguments)
+
+    @contextmanager
+    def prefect(self) -> Iterator[SyncPrefectClient]:
+        with (
+            temporary_settings({PREFECT_API_URL: self.prefect_api_url}),
+            get_client(sync_client=True) as client,
+        ):
+            yield client
+
+    def flow_runs(self) -> list[FlowRun]:
+        with self.prefect() as client:
+            return client.read_flow_runs()
+
+
+@contextmanager
+def serving(log_path: Path, **variables: str) -> Iterator[str]:
+    """Run the API as a process of its own; yields its base URL."""
+    port = free_port()
+    base_url = f"http://127.0.0.1:{port}/api"
+    with running(
+        [sys.executable, "-m", "deployments.api"],
+        name="The REST API",
+        ready=lambda: _listens(f"{base_url}/health"),
+        env={**os.environ, **variables, "ADMIN_API_PORT": str(port)},
+        log_path=log_path,
+        cwd=REPOSITORY,
+    ):
+        yield base_url
+
+
+def _listens(url: str) -> bool:
+    try:
+        httpx.get(url, timeout=20)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def prefect_with_deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server of its own: here, a sync that waits for a worker is one under way."""
+    with local_prefect_server(tmp_path_factory.mktemp("prefect-of-api")) as url:
+        subprocess.run(
+            [sys.executable, "-m", "scripts.deploy"],
+            cwd=REPOSITORY,
+            env={**os.environ, "PREFECT_API_URL": url},
+            check=True,
+            capture_output=True,
+        )
+        yield url
+
+
+@pytest.fixture(scope="module")
+def api_process(
+    mongodb_uri: str, prefect_with_deployments: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Api]:
+    with (
+        MongoClient(mongodb_uri, tz_aware=True) as client,
+        serving(
+            tmp_path_factory.mktemp("api") / "api.log",
+            MONGODB_URI=mongodb_uri,
+            MONGODB_DB=DATABASE,
+            PREFECT_API_URL=prefect_with_deployments,
+            ADMIN_API_TOKEN=TOKEN,
+            ADMIN_SYNC_TOKEN="token",
+            **upsert_urls("http://127.0.0.1:9"),
+        ) as base_url,
+    ):
+        yield Api(base_url, client[DATABASE], prefect_with_deployments)
+        client.drop_database(DATABASE)
+
+
+@pytest.fixture
+def api(api_process: Api) -> Api:
+    """The API with an empty trail, and no sync under way."""
+    for collection in (api_process.database.sync_runs, api_process.database.sync_steps):
+        collection.delete_many({})
+    with api_process.prefect() as client:
+        for flow_run in client.read_flow_runs():
+            if flow_run.state and not flow_run.state.is_final():
+                client.set_flow_run_state(flow_run.id, Cancelled(), force=True)
+    return api_process
+
+
+def error_of(response: httpx.Response) -> tuple[int, str]:
+    assert response.headers["Content-Type"] == "application/json"
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "message", "details"}
+    return response.status_code, body["error"]["code"]
+
+
+STARTED = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def add_run(api: Api, steps: int = 0, **fields: Any) -> ObjectId:
+    """Put a run of two stages into the trail, every third of its steps failed."""
+    counts = {"total": steps, "success": 0, "failed": 0, "skipped": 0}
+    run_id = ObjectId()
+    run = {
+        "_id": run_id,
+        "flow_run_id": str(run_id),
+        "flow_run_name": "all entities - test",
+        "status": "partial",
+        "mode": "full",
+        "trigger": "test",
+        "started_at": STARTED,
+        "finished_at": STARTED + timedelta(seconds=10),
+        "totals": counts,
+        "stages": [],
+        "errors": [],
+        "message": "said",
+    }
+    api.database.sync_runs.insert_one({**run, **fields})
+    if steps:
+        api.database.sync_steps.insert_many([_step(run_id, n) for n in range(steps)])
+    return run_id
+
+
+def _step(run_id: ObjectId, number: int) -> Document:
+    is_in = number % 3 != 0
+    error = None if is_in else {"code": "NOT_FOUND", "message": "no", "class": "permanent"}
+    at_the_same_moment = STARTED + timedelta(seconds=number // 7)
+    return {
+        "run_id": run_id,
+        "entity_type": "tenant" if number % 2 else "client",
+        "natural_key": f"key-{number:03}",
+        "source_id": number,
+        "version": 1,
+        "request_id": "0" * 32,
+        "ok": is_in,
+        "state": "Completed" if is_in else "Failed",
+        "http_status": 200,
+        "sync_id": None,
+        "error": error,
+        "attempts": 1,
+        "duration_ms": 1.5,
+        "flow_run_id": "f",
+        "task_run_id": "t",
+        "created_at": at_the_same_moment,
+        "updated_at": at_the_same_moment,
+    }
+
+
+def test_a_sync_is_handed_to_prefect_and_answered_at_once(api: Api) -> None:
+    before = time.monotonic()
+    response = api.post("/admin/sync/run")
+    assert time.monotonic() - before < 5
+    assert response.status_code == 202
+    body = response.json()
+    assert set(body) == {"run_id", "status", "message"}
+    (document,) = api.database.sync_runs.find()
+    assert str(document["_id"]) == body["run_id"]
+    assert document["status"] == body["status"] == "pending"
+    assert document["trigger"] == "REST API"
+    with api.prefect() as client:
+        flow_run = client.read_flow_run(document["flow_run_id"])
+        deployment = client.read_deployment_by_name("admin-sync/full")
+    assert flow_run.deployment_id == deployment.id
+    assert flow_run.name == document["flow_run_name"] == "all entities - REST API"
+    assert flow_run.parameters["trigger"] == "REST API"
+    assert api.get(f"/admin/sync/runs/{body['run_id']}").json()["status"] == "pending"
+
+
+def test_a_subset_in_sync_order(api: Api) -> None:
+    response = api.post("/admin/sync/run", json={"entities": ["domain", "tenant"]})
+    assert response.status_code == 202
+    (document,) = api.database.sync_runs.find()
+    assert document["parameters"]["entities"] == ["tenant", "domain"]
+    with api.prefect() as client:
+        flow_run = client.read_flow_run(document["flow_run_id"])
+    assert flow_run.parameters["entities"] == ["tenant", "domain"]
+    assert flow_run.name == "tenant, domain - REST API"
+
+
+def test_a_second_sync_is_turned_away_with_the_first_ones_run_id(api: Api) -> None:
+    first = api.post("/admin/sync/run").json()
+    second = api.post("/admin/sync/run")
+    assert error_of(second) == (409, "SYNC_RUNNING")
+    assert second.json()["error"]["details"] == {"run_id": first["run_id"]}
+    assert api.database.sync_runs.count_documents({}) == 1
+
+
+def test_of_many_at_once_one_is_started(api: Api) -> None:
+    runs_before = len(api.flow_runs())
+    with ThreadPoolExecutor(8) as callers:
+        responses = list(callers.map(lambda _: api.post("/admin/sync/run"), range(8)))
+    assert sorted(response.status_code for response in responses) == [202] + [409] * 7
+    assert len(api.flow_runs()) == runs_before + 1
+
+
+def test_a_run_that_another_door_started_is_told_of_too(api: Api) -> None:
+    with api.prefect() as client:
+        deployment = client.read_deployment_by_name("admin-sync/full")
+        flow_run = client.create_flow_run_from_deployment(deployment.id, name="by hand")
+    refused = api.post("/admin/sync/run")
+    assert error_of(refused) == (409, "SYNC_RUNNING")
+    assert "by hand" in refused.json()["error"]["message"]
+    (document,) = api.database.sync_runs.find()
+    assert document["flow_run_id"] == str(flow_run.id)
+    assert refused.json()["error"]["details"]["run_id"] == str(document["_id"])
+
+
+def test_a_run_that_is_scheduled_for_later_is_not_under_way(api: Api) -> None:
+    with api.prefect() as client:
+        deployment = client.read_deployment_by_name("admin-sync/full")
+        (schedule,) = client.read_deployment_schedules(deployment.id)
+        client.update_deployment_schedule(deployment.id, schedule.id, active=True)
+        try:
+            _wait_for_scheduled_run(api)
+            assert api.post("/admin/sync/run").status_code == 202
+        finally:
+            client.update_deployment_schedule(deployment.id, schedule.id, active=False)
+
+
+def _wait_for_scheduled_run(api: Api) -> None:
+    deadline = time.monotonic() + 60
+    while not any(r.auto_scheduled and r.state and r.state.is_scheduled() for r in api.flow_runs()):
+        assert time.monotonic() < deadline, "the scheduler made no run"
+        time.sleep(0.5)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"entities": []}, {"entities": ["tenants"]}, {"entities": "tenant"}, {"mode": 1}, [], 7],
+)
+def test_a_wrong_body_starts_nothing(api: Api, body: Any) -> None:
+    runs_before = len(api.flow_runs())
+    assert error_of(api.post("/admin/sync/run", json=body)) == (422, "VALIDATION_ERROR")
+    assert len(api.flow_runs()) == runs_before
+    assert api.database.sync_runs.count_documents({}) == 0
+
+
+def test_a_body_that_is_no_json(api: Api) -> None:
+    response = httpx.post(
+        f"{api.base_url}/admin/sync/run",
+        content=b"{",
+        headers={"Content-Type": "application/json", **BEARER},
+    )
+    assert error_of(response) == (400, "BAD_REQUEST")
+
+
+def test_a_run_as_the_seed_shows_it(api: Api) -> None:
+    totals = {"total": 2, "success": 1, "failed": 1, "skipped": 0}
+    error = {"entity_type": "tenant", "natural_key": "a", "code": "NOT_FOUND", "message": "no"}
+    run_id = add_run(api, totals=totals, errors=[error])
+    body = api.get(f"/admin/sync/runs/{run_id}").json()
+    assert body["id"] == str(run_id)
+    assert body["status"] == "partial"
+    assert body["started_at"] == "2024-01-01T00:00:00.000Z"
+    assert body["finished_at"] == "2024-01-01T00:00:10.000Z"
+    assert body["totals"] == totals
+    assert body["errors"] == [error]
+
+
+def test_runs_come_newest_first_in_pages(api: Api) -> None:
+    ids = [str(add_run(api, started_at=STARTED + timedelta(minutes=n // 2))) for n in range(5)]
+    pages = [api.get("/admin/sync/runs", page=page, limit=2).json() for page in (1, 2, 3, 4)]
+    assert [page["total"] for page in pages] == [5, 5, 5, 5]
+    assert [len(page["items"]) for page in pages] == [2, 2, 1, 0]
+    assert [run["id"] for page in pages for run in page["items"]] == ids[::-1]
+
+
+def test_steps_come_in_pages_in_a_stable_order(api: Api) -> None:
+    run_id = add_run(api, steps=120)
+    add_run(api, steps=3)
+    whole = api.get(f"/admin/sync/runs/{run_id}/steps", limit=500).json()
+    assert (whole["total"], len(whole["items"])) == (120, 120)
+    default = api.get(f"/admin/sync/runs/{run_id}/steps").json()
+    assert (default["page"], default["limit"], len(default["items"])) == (1, 50, 50)
+    pages = [
+        api.get(f"/admin/sync/runs/{run_id}/steps", page=page, limit=13).json()["items"]
+        for page in range(1, 11)
+    ]
+    assert [step["id"] for page in pages for step in page] == [s["id"] for s in whole["items"]]
+    assert [s["natural_key"] for s in whole["items"]] == [f"key-{n:03}" for n in range(120)]
+
+
+def test_steps_are_filtered(api: Api) -> None:
+    run_id = add_run(api, steps=12)
+    path = f"/admin/sync/runs/{run_id}/steps"
+    failed = api.get(path, ok="false").json()
+    assert [step["source_id"] for step in failed["items"]] == ["0", "3", "6", "9"]
+    assert failed["items"][0]["error"] == {
+        "code": "NOT_FOUND",
+        "message": "no",
+        "class": "permanent",
+    }
+    failed_tenants = api.get(path, ok="false", entity_type="tenant").json()
+    assert [step["source_id"] for step in failed_tenants["items"]] == ["3", "9"]
+    assert failed_tenants["total"] == 2
+    assert api.get(path, ok="true").json()["total"] == 8
+
+
+@pytest.mark.parametrize("path", ["", "/steps"])
+def test_a_run_that_does_not_exist(api: Api, path: str) -> None:
+    add_run(api, steps=1)
+    assert error_of(api.get(f"/admin/sync/runs/{ObjectId()}{path}")) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("run_id", ["x", "0" * 23, "0" * 25, "[$ne]", '{"$gt":""}', "%00"])
+@pytest.mark.parametrize("path", ["", "/steps"])
+def test_what_is_no_run_id(api: Api, run_id: str, path: str) -> None:
+    add_run(api, steps=1)
+    response = api.get(f"/admin/sync/runs/{run_id}{path}")
+    assert error_of(response) == (422, "VALIDATION_ERROR")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"page": "0"},
+        {"page": "-1"},
+        {"page": "x"},
+        {"page": "9" * 30},
+        {"limit": "0"},
+        {"limit": "501"},
+        {"ok": "maybe"},
+        {"entity_type": "tenants"},
+        {"entity_type": '{"$ne": null}'},
+    ],
+)
+def test_wrong_queries(api: Api, wrong: dict[str, str]) -> None:
+    run_id = add_run(api, steps=1)
+    response = api.get(f"/admin/sync/runs/{run_id}/steps", **wrong)
+    assert error_of(response) == (422, "VALIDATION_ERROR")
+    assert f"query.{next(iter(wrong))}" in response.json()["error"]["details"]
+
+
+def test_other_paths_and_methods(api: Api) -> None:
+    assert error_of(api.get("/admin/sync")) == (404, "NOT_FOUND")
+    assert error_of(api.get("/admin/sync/run")) == (405, "METHOD_NOT_ALLOWED")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/admin/sync/runs", f"/admin/sync/runs/{'0' * 24}", "/docs", "/openapi.json", "/nowhere"],
+)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": TOKEN},
+        {"Authorization": f"Basic {TOKEN}"},
+    ],
+)
+def test_the_token_is_asked_for(api: Api, path: str, headers: dict[str, str]) -> None:
+    response = httpx.get(f"{api.base_url}{path}", headers=headers)
+    assert error_of(response) == (401, "UNAUTHORIZED")
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_without_the_token_nothing_is_started(api: Api) -> None:
+    assert httpx.post(f"{api.base_url}/admin/sync/run").status_code == 401
+    assert api.database.sync_runs.count_documents({}) == 0
+
+
+def test_health_asks_for_no_token_and_tells_the_parts_apart(api: Api) -> None:
+    response = httpx.get(f"{api.base_url}/health")
+    assert response.status_code == 200
+    body = response.json()
+    assert body["ok"] is True
+    assert {part: body[part]["ok"] for part in ("mongodb", "prefect", "hub")} == {
+        "mongodb": True,
+        "prefect": True,
+        "hub": True,
+    }
+    assert "no worker is up" in body["prefect"]["message"]
+
+
+def test_the_openapi_page_needs_nothing_from_elsewhere(api: Api) -> None:
+    page = api.get("/docs")
+    assert page.status_code == 200
+    assert "://" not in page.text.replace(api.base_url, "")
+    script = httpx.get(f"{api.base_url}/docs/static/swagger-ui-bundle.js", headers=BEARER)
+    assert len(script.content) > 100_000
+
+
+def test_what_is_away_is_told_apart_in_a_plain_sentence(tmp_path: Path) -> None:
+    away = {
+        "MONGODB_URI": "mongodb://user:marked@127.0.0.1:9/?serverSelectionTimeoutMS=300",
+        "PREFECT_API_URL": "http://127.0.0.1:9/api",
+        "ADMIN_CONCURRENCY": "many",
+    }
+    with serving(tmp_path / "api.log", **away) as base_url:
+        health = httpx.get(f"{base_url}/health", timeout=30)
+        runs = httpx.get(f"{base_url}/admin/sync/runs", timeout=30)
+        started = httpx.post(f"{base_url}/admin/sync/run", timeout=30)
+    assert health.status_code == 503
+    parts = health.json()
+    assert parts["ok"] is False
+    assert "MONGODB_URI" in parts["mongodb"]["message"]
+    assert "PREFECT_API_URL" in parts["prefect"]["message"]
+    assert "ADMIN_SYNC_TOKEN is missing" in parts["hub"]["message"]
+    assert "ADMIN_CONCURRENCY" in parts["hub"]["message"]
+    for response in (runs, started):
+        assert error_of(response) == (503, "UNAVAILABLE")
+        assert "MongoDB does not answer" in response.json()["error"]["message"]
+    assert "marked" not in health.text + runs.text + started.text
+    assert "marked" not in (tmp_path / "api.log").read_text()
+
+
+def test_prefect_away_starts_nothing(mongodb_uri: str, tmp_path: Path) -> None:
+    variables = {"MONGODB_URI": mongodb_uri, "MONGODB_DB": "api_without_prefect"}
+    with (
+        serving(
+            tmp_path / "api.log", PREFECT_API_URL="http://127.0.0.1:9/api", **variables
+        ) as base_url,
+        MongoClient(mongodb_uri) as client,
+    ):
+        started = httpx.post(f"{base_url}/admin/sync/run", timeout=30)
+        assert error_of(started) == (503, "UNAVAILABLE")
+        assert "Prefect does not answer" in started.json()["error"]["message"]
+        assert client["api_without_prefect"].sync_runs.count_documents({}) == 0
+        client.drop_database("api_without_prefect")
+
+
+def test_a_missing_deployment_is_told(
+    mongodb_uri: str, prefect_api_url: str, tmp_path: Path
+) -> None:
+    with serving(
+        tmp_path / "api.log",
+        MONGODB_URI=mongodb_uri,
+        MONGODB_DB="api_without_deployment",
+        PREFECT_API_URL=prefect_api_url,
+    ) as base_url:
+        started = httpx.post(f"{base_url}/admin/sync/run", timeout=30)
+    assert error_of(started) == (503, "UNAVAILABLE")
+    assert "prefect --no-prompt deploy --all" in started.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"ADMIN_API_HOST": "0.0.0.0"}, "ADMIN_API_HOST"),
+        ({"ADMIN_API_PORT": "http"}, "ADMIN_API_PORT"),
+        ({"ADMIN_API_TOKEN": "two words"}, "ADMIN_API_TOKEN"),
+        ({"MONGODB_URI": ""}, "MONGODB_URI"),
+        ({"PREFECT_API_URL": ""}, "PREFECT_API_URL"),
+    ],
+)
+def test_wrong_settings_stop_the_api_at_its_start(variables: dict[str, str], named: str) -> None:
+    sound = {"MONGODB_URI": "mongodb://127.0.0.1:9", "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    api = subprocess.run(
+        [sys.executable, "-m", "deployments.api"],
+        cwd=REPOSITORY,
+        env={**os.environ, **sound, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert api.returncode == 2
+    assert named in api.stderr
+    assert "two words" not in api.stderr
+    assert "Traceback" not in api.stderr
+
+
+@pytest.mark.timeout(240)
+def test_fuzzed_from_its_own_openapi_document(api: Api, tmp_path: Path) -> None:
+    add_run(api, steps=5)
+    fuzzer = subprocess.run(
+        [
+            *("schemathesis", "run", f"{api.base_url}/openapi.json"),
+            *("--header", f"Authorization: Bearer {TOKEN}"),
+            *("--max-examples", "40", "--seed", "1", "--workers", "1"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert fuzzer.returncode == 0, fuzzer.stdout[-6000:]
