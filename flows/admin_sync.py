@@ -17,7 +17,13 @@ from flows.dashboard import (
     publish_results,
     task_runs_unlogged,
 )
-from flows.state_mirror import concluding_state, mirror_run, mirror_stage, raise_unless_settled
+from flows.state_mirror import (
+    MANUAL,
+    concluding_state,
+    mirror_run,
+    mirror_stage,
+    raise_unless_settled,
+)
 from tasks.audit import Totals, audit_trail
 from tasks.entities import ENTITY_NAMES, EntityName, in_sync_order
 from tasks.settings import read_settings
@@ -36,9 +42,7 @@ Trigger = Annotated[str, Field(max_length=200)]
     on_cancellation=[mirror_run, publish_results],
     on_crashed=[mirror_run, publish_results],
 )
-async def admin_sync(
-    entities: Entities = ENTITY_NAMES, trigger: Trigger = "manual"
-) -> State[Totals]:
+async def admin_sync(entities: Entities = ENTITY_NAMES, trigger: Trigger = MANUAL) -> State[Totals]:
     """Carry the backoffice into Stage 1; fails when an item is not in, and says which.
 
     Settings come from the environment and `.env`. A failed item does not stop the stages after

@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 from uuid import UUID
 
-from prefect import Flow, get_run_logger, runtime
+from prefect import Flow, get_run_logger
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
 
+from flows.state_mirror import trigger_of
 from tasks.audit import RunId
 from tasks.entities import ENTITY_NAMES
 from tasks.history import Counts, RunRecord, StepRecord, run_history
@@ -27,15 +29,17 @@ _TRIGGER_LENGTH: Final = 60
 
 
 def name_of_run(entities: Sequence[str], trigger: str) -> str:
-    """Return what a run is called, such as `all entities - nightly schedule`."""
+    """Return what a run is called, such as `all entities - schedule`."""
     what = "all entities" if len(set(entities)) == len(ENTITY_NAMES) else ", ".join(entities)
     return f"{what} - {trigger[:_TRIGGER_LENGTH]}"
 
 
 def name_of_current_run() -> str:
     """Name of the `admin-sync` flow run that is about to begin."""
-    parameters = runtime.flow_run.parameters
-    return name_of_run(parameters["entities"], parameters["trigger"])
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.parameters is None:
+        raise LookupError("there is no current flow run to name")
+    return name_of_run(context.parameters["entities"], trigger_of(context.flow_run))
 
 
 @asynccontextmanager

@@ -11,6 +11,10 @@ from tasks.audit import RunId, RunStatus, Totals, audit_trail
 from tasks.entities import ENTITY_NAMES, in_sync_order
 from tasks.settings import read_mongo_settings
 
+MANUAL: Final = "manual"
+"""What triggered a run of which nobody said it."""
+SCHEDULE: Final = "schedule"
+"""What triggered a run that a Prefect schedule made."""
 PARTIAL: Final = "Partial"
 """Name of the failed state of a run or stage of which some items are in."""
 STOPPED: Final = "Stopped"
@@ -47,7 +51,7 @@ def mirror_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> No
 
 
 def open_run_of(flow_run: FlowRun) -> RunId:
-    """Find or create the `sync_runs` document of an `admin-sync` flow run.
+    """Find or create the `sync_runs` document of an `admin-sync` flow run; returns its key.
 
     Raises:
         MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
@@ -55,9 +59,16 @@ def open_run_of(flow_run: FlowRun) -> RunId:
     return audit_trail(read_mongo_settings()).open_run(
         str(flow_run.id),
         flow_run.name,
-        trigger=flow_run.parameters.get("trigger"),
+        trigger=trigger_of(flow_run),
         entities=in_sync_order(flow_run.parameters.get("entities", ENTITY_NAMES)),
     )
+
+
+def trigger_of(flow_run: FlowRun) -> str:
+    """Return who or what asked for a run, by its parameter, else by what Prefect knows."""
+    trigger: str = flow_run.parameters.get("trigger", MANUAL)
+    # Not a parameter of the schedule: Prefect 3.9 forgets those when a schedule is switched on.
+    return SCHEDULE if trigger == MANUAL and flow_run.auto_scheduled else trigger
 
 
 def mirror_stage(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:

@@ -12,7 +12,6 @@ from typing import Final
 
 from rich.console import Console
 
-from deployments.sync_deployment import DEPLOYMENT_NAME
 from scripts.deploy import WORK_POOL
 from scripts.local_parts import LOCAL, start_missing_parts
 from scripts.local_process import StartFailed, require_free, running, serve_until_stopped
@@ -48,24 +47,28 @@ def _parser() -> argparse.ArgumentParser:
 @contextmanager
 def _doors(prefect_port: int) -> Iterator[str]:
     with ExitStack() as parts:
-        start_missing_parts(parts, prefect_port or None)
+        prefect_is_ours = start_missing_parts(parts, prefect_port or None)
         read_settings()
         with _console.status("Making the deployments"):
-            _deploy()
+            _python("-m", "scripts.deploy")
         with _console.status("Starting the worker and the REST API"):
+            if prefect_is_ours:
+                parts.callback(_python, "-m", "scripts.settle")
             parts.enter_context(_worker())
             api_url = parts.enter_context(_rest_api())
         yield _told(api_url)
 
 
-def _deploy() -> None:
+def _python(*arguments: str) -> None:
+    """Run Python in a process of its own, which reads the settings from scratch."""
     command = subprocess.run(
-        [sys.executable, "-m", "scripts.deploy"],
+        [sys.executable, *arguments],
         cwd=_REPOSITORY,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         check=False,
+        start_new_session=True,
     )
     if command.returncode:
         raise StartFailed(command.stderr.strip())
@@ -118,7 +121,7 @@ def _told(api_url: str) -> str:
             f"Dashboard      {dashboard}/deployments",
             f"REST API       {api_url}/docs",
             f"Command line   PREFECT_API_URL={dashboard}/api prefect deployment run "
-            f"{DEPLOYMENT_NAME} --watch",
+            "admin-sync/full --watch",
             f"Logs           {LOCAL}",
             "Everything stays up until Ctrl-C.",
         ]

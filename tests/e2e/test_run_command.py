@@ -1,8 +1,6 @@
 """`./scripts/run` as a new user runs it: in a fresh checkout without a virtual environment."""
 
-import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -15,46 +13,7 @@ from pymongo import MongoClient
 from scripts.local_hub import upsert_urls
 from scripts.local_mongod import local_mongod
 from scripts.local_process import free_port
-
-REPOSITORY = Path(__file__).parents[2]
-LEFT_OUT = (".venv", ".local", ".git", ".env", "__pycache__", ".*_cache", ".hypothesis")
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("fresh checkout") / "project"
-    shutil.copytree(REPOSITORY, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    return folder
-
-
-def run(checkout: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["./scripts/run", *arguments],
-        cwd=checkout,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-
-
-def processes_of(checkout: Path) -> list[str]:
-    """Command lines of live processes that name the checkout."""
-    lines = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(checkout) in line:
-            lines.append(line)
-    return lines
-
-
-@pytest.fixture(scope="module")
-def first_run(checkout: Path) -> subprocess.CompletedProcess[str]:
-    return run(checkout)
+from tests.e2e.checkout import processes_of, run
 
 
 @pytest.mark.timeout(400)
@@ -73,7 +32,7 @@ def test_the_first_run_installs_seeds_syncs_and_tells(
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("first_run")
 def test_a_second_run_reinstalls_nothing_and_sees_the_first_ones_trail(checkout: Path) -> None:
-    second = run(checkout)
+    second = run(checkout, "./scripts/run")
     assert second.returncode == 0, second.stderr
     assert "Installing" not in second.stdout + second.stderr
     assert "0 of the seed's documents were new" in second.stdout
@@ -90,11 +49,11 @@ def test_what_the_settings_name_is_used_and_nothing_stands_in(
     nobody = upsert_urls(f"http://127.0.0.1:{free_port()}")
     with local_mongod(tmp_path / "mongodb") as uri:
         named = {"MONGODB_URI": uri, **nobody, "ADMIN_RETRY_MAX": "0"}
-        without_token = run(checkout, **named)
+        without_token = run(checkout, "./scripts/run", **named)
         assert without_token.returncode == 2
         assert "ADMIN_SYNC_TOKEN is missing" in without_token.stderr
         assert "Traceback" not in without_token.stderr
-        empty = run(checkout, **named, ADMIN_SYNC_TOKEN="token")
+        empty = run(checkout, "./scripts/run", **named, ADMIN_SYNC_TOKEN="token")
         assert empty.returncode == 0
         assert "0 of 0 items are in" in empty.stdout
         assert "MongoDB  " not in empty.stdout
@@ -102,7 +61,7 @@ def test_what_the_settings_name_is_used_and_nothing_stands_in(
         with MongoClient(uri) as client:
             source = client["identity_backoffice"].source_tenants
             source.insert_one({"id": "acme", "name": "Acme", "version": 1})
-        failing = run(checkout, **named, ADMIN_SYNC_TOKEN="token")
+        failing = run(checkout, "./scripts/run", **named, ADMIN_SYNC_TOKEN="token")
     assert failing.returncode == 1
     assert "CONNECTION_ERROR" in failing.stdout
 

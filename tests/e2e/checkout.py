@@ -1,0 +1,141 @@
+"""What an end-to-end test holds in its hands: a fresh checkout, and the doors it opens."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pymongo import MongoClient
+from pymongo.database import Database
+
+from scripts.local_process import free_port
+from tests.integration.world import Document, Hub
+
+REPOSITORY = Path(__file__).parents[2]
+LEFT_OUT = (".venv", ".local", ".git", ".env", "__pycache__", ".*_cache", ".hypothesis")
+PATIENCE_SECONDS = 90
+
+Answer = TypeVar("Answer")
+
+
+def run(
+    checkout: Path, *command: str, timeout_seconds: float = 300, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of the README in the checkout, as a shell with the variables would."""
+    return subprocess.run(
+        command,
+        cwd=checkout,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout_seconds,
+    )
+
+
+def processes_of(checkout: Path) -> list[str]:
+    """Command lines of live processes that name the checkout."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(checkout) in line:
+            lines.append(line)
+    return lines
+
+
+def wait_until(condition: Callable[[], Answer | None]) -> Answer:
+    """Return the first truthy answer; fail after a while."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.2)
+    return answer
+
+
+@dataclass(frozen=True)
+class Served:
+    """The doors of a checkout while `./scripts/serve` runs there."""
+
+    checkout: Path
+    process: "subprocess.Popen[str]"
+    mongodb_uri: str
+    hub: Hub
+    dashboard_url: str
+    api_url: str
+
+    @contextmanager
+    def database(self) -> Iterator[Database[Document]]:
+        with MongoClient[Document](self.mongodb_uri, tz_aware=True) as client:
+            yield client["identity_backoffice"]
+
+    def command(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command with the checkout's environment active, on this Prefect server."""
+        path = f"{self.checkout / '.venv' / 'bin'}:{os.environ['PATH']}"
+        settings = {"PREFECT_API_URL": f"{self.dashboard_url}/api", "PATH": path}
+        return run(self.checkout, *command, **{**settings, **variables})
+
+    def inspect(self, *command: str) -> Any:
+        """Run a Prefect command and return what it prints as JSON."""
+        return json.loads(self.command("prefect", *command, "-o", "json").stdout)
+
+    def newest_run(self) -> Document:
+        with self.database() as database:
+            (run,) = database.sync_runs.find().sort({"started_at": -1}).limit(1)
+        return run
+
+    def steps_of(self, run: Document) -> list[Document]:
+        with self.database() as database:
+            return list(database.sync_steps.find({"run_id": run["_id"]}).sort({"created_at": 1}))
+
+    def run_until_ended(self, run_id: Any) -> Document:
+        def ended() -> Document | None:
+            with self.database() as database:
+                run = database.sync_runs.find_one({"_id": run_id})
+            return run if run and run["finished_at"] else None
+
+        return wait_until(ended)
+
+
+@contextmanager
+def serving(checkout: Path) -> Iterator[Served]:
+    """Run `./scripts/serve` in the checkout until the block ends, then press Ctrl-C."""
+    with subprocess.Popen(
+        ["./scripts/serve", "--prefect-port", "0"],
+        cwd=checkout,
+        env={**os.environ, "ADMIN_API_PORT": str(free_port())},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            told = dict(_told_until_ready(process))
+            yield Served(
+                checkout,
+                process,
+                mongodb_uri=told["MongoDB"],
+                hub=Hub(told["Stage 1 hub"]),
+                dashboard_url=told["Prefect"],
+                api_url=told["REST API"].removesuffix("/docs"),
+            )
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+
+def _told_until_ready(process: "subprocess.Popen[str]") -> Iterator[tuple[str, str]]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "until Ctrl-C" in line:
+            return
+        label, _, rest = line.partition("  ")
+        if rest:
+            yield label, rest.split()[0]
+    raise AssertionError("scripts/serve ended by itself")

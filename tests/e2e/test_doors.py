@@ -1,0 +1,229 @@
+"""Every door that `./scripts/serve` opens, as an operator uses it."""
+
+import json
+import re
+import subprocess
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.checkout import Served, wait_until
+
+pytestmark = pytest.mark.timeout(400)
+
+START = ("prefect", "deployment", "run", "admin-sync/full")
+
+
+@pytest.fixture(autouse=True)
+def _well_behaved_hub(served: Served) -> None:
+    served.hub.misbehave()
+
+
+def sync_and_watch(served: Served, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return served.command(*START, "--watch", *arguments)
+
+
+def started_by_command_line(served: Served, *arguments: str) -> str:
+    """Start a sync without waiting for it; returns its flow-run id."""
+    told = served.command(*START, *arguments).stdout
+    found = re.search(r"UUID: ([0-9a-f-]{36})", told)
+    assert found, told
+    return found.group(1)
+
+
+def artifacts_of(served: Served, flow_run_id: str) -> dict[str, Any]:
+    """Data of a flow run's artifacts, by key."""
+    response = httpx.post(
+        f"{served.dashboard_url}/api/artifacts/filter",
+        json={"flow_runs": {"id": {"any_": [flow_run_id]}}},
+    )
+    return {artifact["key"]: artifact["data"] for artifact in response.json()}
+
+
+def logs_of(served: Served, flow_run_id: str) -> list[str]:
+    response = httpx.post(
+        f"{served.dashboard_url}/api/logs/filter",
+        json={"logs": {"flow_run_id": {"any_": [flow_run_id]}}, "sort": "TIMESTAMP_ASC"},
+    )
+    return [log["message"] for log in response.json()]
+
+
+def test_the_command_line_starts_a_sync_and_tells_how_it_ended(served: Served) -> None:
+    watched = sync_and_watch(served)
+    assert watched.returncode == 0, watched.stdout + watched.stderr
+    run = served.newest_run()
+    assert run["status"] == "success"
+    assert run["totals"] == {"total": 5, "success": 5, "failed": 0, "skipped": 0}
+    assert (run["trigger"], run["flow_run_name"]) == ("manual", "all entities - manual")
+    assert len(served.steps_of(run)) == 5
+
+
+def test_the_command_line_fails_when_the_sync_does(served: Served) -> None:
+    served.hub.misbehave({"entity_type": "client", "code": "NOT_FOUND", "message": "no such thing"})
+    watched = sync_and_watch(served)
+    assert watched.returncode != 0
+    run = served.newest_run()
+    assert run["status"] == "partial"
+    assert [error["code"] for error in run["errors"]] == ["NOT_FOUND"]
+
+
+def test_one_stage_alone(served: Served) -> None:
+    watched = sync_and_watch(served, "-p", 'entities=["domain"]', "-p", "trigger=after the import")
+    assert watched.returncode == 0, watched.stdout + watched.stderr
+    run = served.newest_run()
+    assert [stage["entity_type"] for stage in run["stages"]] == ["domain"]
+    assert [step["entity_type"] for step in served.steps_of(run)] == ["domain"]
+    assert run["flow_run_name"] == "domain - after the import"
+
+
+@pytest.mark.parametrize("wrong", ['entities=["tenants"]', "entities=[]", 'entities="tenant"'])
+def test_wrong_parameters_are_refused_before_a_run_is_made(served: Served, wrong: str) -> None:
+    def count() -> int:
+        counted: int = httpx.post(f"{served.dashboard_url}/api/flow_runs/count").json()
+        return counted
+
+    before = count()
+    refused = served.command(*START, "-p", wrong)
+    assert refused.returncode != 0
+    assert count() == before
+
+
+def test_the_form_has_descriptions_and_a_choice(served: Served) -> None:
+    deployment = served.inspect("deployment", "inspect", "admin-sync/full")
+    entities = deployment["parameter_openapi_schema"]["properties"]["entities"]
+    assert entities["items"]["enum"] == ["tenant", "client", "subtenant", "domain", "branding"]
+    assert "sync" in entities["description"]
+    assert deployment["parameter_openapi_schema"]["properties"]["trigger"]["description"]
+
+
+def test_two_syncs_never_overlap_and_the_second_waits_visibly(served: Served) -> None:
+    served.hub.misbehave({"delay_ms": 1500})
+    first, second = (started_by_command_line(served) for _ in range(2))
+    states_seen = set()
+
+    def both_ended() -> bool:
+        responses = [
+            httpx.get(f"{served.dashboard_url}/api/flow_runs/{flow_run_id}").json()
+            for flow_run_id in (first, second)
+        ]
+        states_seen.update(response["state"]["name"] for response in responses)
+        return all(response["state"]["type"] == "COMPLETED" for response in responses)
+
+    wait_until(both_ended)
+    assert "AwaitingConcurrencySlot" in states_seen
+    with served.database() as database:
+        found = database.sync_runs.find({"flow_run_id": {"$in": [first, second]}})
+        runs = list(found.sort({"started_at": 1}))
+    assert [run["status"] for run in runs] == ["success", "success"]
+    assert runs[0]["stages"][-1]["finished_at"] <= runs[1]["stages"][0]["started_at"]
+
+
+def test_the_rest_api_from_start_to_steps(served: Served) -> None:
+    served.hub.misbehave({"entity_type": "tenant", "delay_ms": 1500})
+    started = httpx.post(f"{served.api_url}/admin/sync/run")
+    assert started.status_code == 202
+    run_id = started.json()["run_id"]
+    second = httpx.post(f"{served.api_url}/admin/sync/run")
+    assert second.status_code == 409
+    assert second.json()["error"]["details"]["run_id"] == run_id
+
+    def ended() -> dict[str, Any] | None:
+        run: dict[str, Any] = httpx.get(f"{served.api_url}/admin/sync/runs/{run_id}").json()
+        return run if run["finished_at"] else None
+
+    run = wait_until(ended)
+    assert run["status"] == "success"
+    assert run["totals"]["success"] == 5
+    assert run["errors"] == []
+    steps = httpx.get(f"{served.api_url}/admin/sync/runs/{run_id}/steps").json()
+    assert steps["total"] == 5
+    assert steps["items"][0]["entity_type"] == "tenant"
+    listed = httpx.get(f"{served.api_url}/admin/sync/runs", params={"limit": 1}).json()
+    assert listed["items"][0]["id"] == run_id
+    third = httpx.post(f"{served.api_url}/admin/sync/run")
+    assert third.status_code == 202
+    served.run_until_ended(_run_id_of(served, third))
+
+
+def _run_id_of(served: Served, started: httpx.Response) -> Any:
+    run = served.newest_run()
+    assert str(run["_id"]) == started.json()["run_id"]
+    return run["_id"]
+
+
+def test_a_run_leaves_progress_a_summary_and_its_failures(served: Served) -> None:
+    served.hub.misbehave({"entity_type": "domain", "code": "NOT_FOUND", "message": "no such host"})
+    sync_and_watch(served)
+    run = served.newest_run()
+    artifacts = wait_until(
+        lambda: found if "failures" in (found := artifacts_of(served, run["flow_run_id"])) else None
+    )
+    stages = ["tenant", "client", "subtenant", "domain", "branding"]
+    assert {key: artifacts[f"progress-{key}"] for key in stages} == dict.fromkeys(stages, 100.0)
+    summary = json.loads(artifacts["summary"])
+    assert [row["stage"] for row in summary] == [*stages, "all"]
+    assert [row["failed"] for row in summary] == [0, 0, 0, 1, 0, 1]
+    assert [row["success"] for row in summary] == [1, 1, 1, 0, 1, 4]
+    (failure,) = json.loads(artifacts["failures"])
+    (failed,) = [step for step in served.steps_of(run) if not step["ok"]]
+    assert failure == {
+        "entity type": "domain",
+        "natural key": "pagos.semperaltius.edu.mx",
+        "code": "NOT_FOUND",
+        "message": "no such host",
+        "attempts": 1,
+        "request_id": failed["request_id"],
+    }
+    logs = wait_until(lambda: logs_of(served, run["flow_run_id"]))
+    for stage in stages:
+        assert len([line for line in logs if line.startswith(f"{stage}: ")]) == 1
+    (told,) = [line for line in logs if "pagos.semperaltius.edu.mx" in line]
+    assert told == "domain pagos.semperaltius.edu.mx: NOT_FOUND: no such host"
+
+
+def test_progress_is_shown_while_a_stage_runs(served: Served) -> None:
+    extra = [{"id": f"extra-{n:02}", "name": "Extra", "version": 1} for n in range(24)]
+    with served.database() as database:
+        database.source_clients.insert_many([{**client, "redirect_uris": []} for client in extra])
+    served.hub.misbehave({"entity_type": "client", "delay_ms": 900})
+    try:
+        flow_run_id = started_by_command_line(served)
+
+        def progress_of_clients() -> float | None:
+            progress = artifacts_of(served, flow_run_id).get("progress-client", 0)
+            return progress if 0 < progress < 100 else None
+
+        shown = wait_until(progress_of_clients)
+        assert 10 <= shown <= 99
+        run = served.newest_run()
+        assert run["flow_run_id"] == flow_run_id
+        assert served.run_until_ended(run["_id"])["status"] == "success"
+    finally:
+        with served.database() as database:
+            database.source_clients.delete_many({"name": "Extra"})
+
+
+def test_the_nightly_schedule_is_off_until_switched_on_and_then_stays_on(served: Served) -> None:
+    (schedule,) = served.inspect("deployment", "inspect", "admin-sync/full")["schedules"]
+    assert schedule["active"] is False
+    assert schedule["schedule"]["timezone"] == "America/Mexico_City"
+    resume = served.command(
+        "prefect", "deployment", "schedule", "resume", "admin-sync/full", schedule["id"]
+    )
+    assert resume.returncode == 0
+    deployed = served.command("python", "-m", "scripts.deploy")
+    assert deployed.returncode == 0, deployed.stderr
+    (after,) = served.inspect("deployment", "inspect", "admin-sync/full")["schedules"]
+    assert after["active"] is True
+    assert after["schedule"] == schedule["schedule"]
+    served.command("prefect", "deployment", "schedule", "pause", "admin-sync/full", after["id"])
+
+
+def test_a_port_that_is_taken_is_told(served: Served) -> None:
+    port = served.dashboard_url.rpartition(":")[2]
+    sound = {"MONGODB_URI": served.mongodb_uri}
+    second = served.command("./scripts/serve", "--prefect-port", port, PREFECT_API_URL="", **sound)
+    assert second.returncode == 1
+    assert f"can't listen on 127.0.0.1:{port}" in second.stderr
+    assert "Traceback" not in second.stderr
