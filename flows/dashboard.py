@@ -138,7 +138,7 @@ def publish_results(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) 
         _publish(
             flow_run,
             key="failures",
-            description=f"The first {len(failures)} of {run.totals.failed} failed items",
+            description=f"Failed items: {len(failures)} of {run.totals.failed} are shown",
             rows=[_failure_row(step) for step in failures],
         )
 

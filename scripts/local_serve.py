@@ -19,8 +19,8 @@ from tasks.mongo import MongoUnavailable
 from tasks.settings import SettingsError, read_api_settings, read_settings
 
 _REPOSITORY: Final = Path(__file__).parents[1]
-_WORKER_SETTINGS: Final = {"PREFECT_WORKER_QUERY_SECONDS": "2"}
-"""A run that somebody asks for begins soon."""
+_WORKER_SETTINGS: Final = {"PREFECT_WORKER_QUERY_SECONDS": "5"}
+"""A run that somebody asks for begins soon, and yet the worker seldom disturbs a SQLite server."""
 _console: Final = Console()
 
 

@@ -1,0 +1,156 @@
+"""The dashboard as an operator uses it, in a real browser: start a sync, follow it, look it up."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+from tests.e2e.checkout import Served, wait_until
+from tests.integration.world import Document
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+
+STAGES = ["tenant", "client", "subtenant", "domain", "branding"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE_MS = 60_000
+DEPLOYMENT_PAGE = re.compile(r"/deployments/deployment/[0-9a-f-]+(\?.*)?$")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert chromium, "These tests need Chromium on the PATH (Debian's package chromium)"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, served: Served) -> Iterator[Page]:
+    served.hub.misbehave()
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, timezone_id="UTC")
+    page.set_default_timeout(PATIENCE_MS)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def screenshots(tmp_path: Path) -> Path:
+    """Where pictures go: the README's folder when `README_SCREENSHOTS` names it."""
+    return Path(os.environ.get("README_SCREENSHOTS", tmp_path))
+
+
+def open_form(page: Page, served: Served) -> None:
+    page.goto(f"{served.dashboard_url}/deployments")
+    page.get_by_role("link", name="full", exact=True).click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Custom run").click()
+    expect(page.get_by_text("Validate parameters")).to_be_visible(timeout=PATIENCE_MS)
+
+
+def submit(page: Page) -> None:
+    """Press Submit until it is taken: on SQLite the server refuses a write now and then."""
+    for _ in range(5):
+        page.get_by_role("button", name="Submit").click()
+        with suppress(PlaywrightTimeout):
+            page.wait_for_url(
+                re.compile(r"/deployments/deployment/[0-9a-f-]+(\?.*)?$"), timeout=8000
+            )
+            return
+    pytest.fail("the form was never taken")
+
+
+def open_run(page: Page, served: Served, name: str) -> Document:
+    """Open the page of the run that has begun under that name; returns its audit document."""
+
+    def begun() -> Document | None:
+        run = served.newest_run()
+        return run if run["flow_run_name"] == name else None
+
+    run = wait_until(begun)
+    page.goto(f"{served.dashboard_url}/runs/flow-run/{run['flow_run_id']}")
+    expect(page.get_by_text(name).first).to_be_visible(timeout=PATIENCE_MS)
+    return run
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.locator(".p-tab", has_text=name).click()
+
+
+def cell(page: Page, text: str) -> Locator:
+    return page.get_by_role("cell").filter(has_text=text)
+
+
+def test_fill_the_form_run_it_and_see_what_came_of_it(
+    page: Page, served: Served, screenshots: Path
+) -> None:
+    open_form(page, served)
+    expect(page.locator(".p-tag")).to_have_text(STAGES)
+    expect(page.get_by_text("What to sync; whatever the order here")).to_be_visible()
+    page.locator("textarea").last.fill("the dashboard")
+    page.screenshot(path=screenshots / "form.png")
+    submit(page)
+    run = open_run(page, served, "all entities - the dashboard")
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("branding: 1 of 1 items are in")).to_be_visible(timeout=PATIENCE_MS)
+
+    open_tab(page, "Subflow Runs")
+    for stage in STAGES:
+        expect(page.get_by_role("link", name=stage, exact=True).first).to_be_visible()
+
+    open_tab(page, "Artifacts")
+    for stage in STAGES:
+        expect(page.get_by_text(f"{stage}: 1 of 1 items", exact=True)).to_be_visible()
+    expect(page.get_by_text("success: 5 of 5 items are in")).to_be_visible()
+    page.screenshot(path=screenshots / "run.png")
+
+    page.get_by_role("link", name="summary").click()
+    expect(cell(page, "subtenant")).to_be_visible()
+    run = served.run_until_ended(run["_id"])
+    assert (run["status"], run["trigger"]) == ("success", "the dashboard")
+
+
+def test_one_entity_type_chosen_in_the_form(page: Page, served: Served) -> None:
+    open_form(page, served)
+    for stage in STAGES:
+        if stage != "domain":
+            page.locator(".p-tag", has_text=stage).first.locator("button").click()
+    expect(page.locator(".p-tag")).to_have_text(["domain"])
+    submit(page)
+    run = open_run(page, served, "domain - manual")
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=PATIENCE_MS)
+    assert [stage["entity_type"] for stage in run["stages"]] == ["domain"]
+
+
+def test_failures_can_be_looked_up(page: Page, served: Served, screenshots: Path) -> None:
+    refusal = {"status": 404, "code": "NOT_FOUND", "message": "the client does not exist"}
+    served.hub.misbehave({"entity_type": "domain", **refusal})
+    started = httpx.post(f"{served.api_url}/admin/sync/run", timeout=30)
+    assert started.status_code == 202
+    run = served.run_until_ended(served.newest_run()["_id"])
+    assert str(run["_id"]) == started.json()["run_id"]
+
+    page.goto(f"{served.dashboard_url}/runs/flow-run/{run['flow_run_id']}")
+    expect(page.get_by_text("Partial", exact=True).first).to_be_visible()
+    (failure,) = [step for step in served.steps_of(run) if not step["ok"]]
+    open_tab(page, "Artifacts")
+    page.get_by_role("link", name="failures").click()
+    for told in ("NOT_FOUND", "the client does not exist", failure["request_id"]):
+        expect(cell(page, told)).to_be_visible()
+    page.screenshot(path=screenshots / "failures.png")
