@@ -116,7 +116,7 @@ def log_stage(run_id: RunId, entity_type: str, state: State[Any]) -> None:
     logger.info("%s: %s", entity_type, state.message)
     failures = run_history(read_mongo_settings()).failures(run_id, FAILURES_SHOWN + 1, entity_type)
     for step in failures[:FAILURES_SHOWN]:
-        logger.error("%s %s: %s", entity_type, _key_of(step), _why(step))
+        logger.error("%s %s: %s", entity_type, step.key, _why(step))
     if len(failures) > FAILURES_SHOWN:
         logger.error("%s: more failures are in sync_steps", entity_type)
 
@@ -178,16 +178,12 @@ def _summary_row(name: str, status: str, counts: Counts, seconds: float | None) 
 def _failure_row(step: StepRecord) -> dict[str, Any]:
     return {
         "entity type": step.entity_type,
-        "natural key": _key_of(step),
+        "natural key": step.key,
         "code": step.error.code if step.error else None,
         "message": step.error.message if step.error else None,
         "attempts": step.attempts,
         "request_id": step.request_id,
     }
-
-
-def _key_of(step: StepRecord) -> str:
-    return step.natural_key or f"_id {step.source_id}"
 
 
 def _why(step: StepRecord) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import httpx
@@ -10,9 +11,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flow_engine import run_flow_async
 from prefect.utilities.urls import url_for
-from pymongo.errors import PyMongoError
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,34 +19,50 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
+from rich.text import Text
 
 from flows.admin_sync import admin_sync
-from tasks.audit import AuditTrail, RunStatus, audit_trail
+from scripts.run_tables import (
+    failure_table,
+    literal,
+    literal_console,
+    print_table,
+    stage_table,
+    status_text,
+)
+from tasks.audit import RunId, RunStatus, audit_trail
 from tasks.entities import ENTITY_NAMES
-from tasks.mongo import Document, MongoUnavailable
+from tasks.history import Page, RunHistory, RunRecord, StageRecord, StepRecord, run_history
+from tasks.mongo import MongoUnavailable
 from tasks.settings import SettingsError, read_settings
 
 _REFRESH_SECONDS: Final = 0.5
 _FAILURES_SHOWN: Final = 20
-_COUNTS: Final = ("total", "success", "failed", "skipped")
-_STYLE_BY_STATUS: Final = {"success": "green", "partial": "yellow", "pending": "dim"}
 
-_console: Final = Console()
+_console: Final = literal_console()
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a run that has ended has left in the audit trail."""
+
+    run: RunRecord
+    not_in: Page[StepRecord]
 
 
 def main() -> int:
     """Sync everything; 0 when every item is in, 1 when one is not, 2 when no run could be made."""
     try:
-        audit = audit_trail(read_settings())
-        audit.prepare()
+        settings = read_settings()
+        audit_trail(settings).prepare()
+        history = run_history(settings)
     except (SettingsError, MongoUnavailable) as error:
         print(error, file=sys.stderr)
         return 2
-    return asyncio.run(_sync(audit))
+    return asyncio.run(_sync(history))
 
 
-async def _sync(audit: AuditTrail) -> int:
+async def _sync(history: RunHistory) -> int:
     parameters = {"entities": ENTITY_NAMES, "trigger": "scripts/run"}
     try:
         async with get_client() as prefect:
@@ -64,13 +78,13 @@ async def _sync(audit: AuditTrail) -> int:
             return_type="state",
         )
     )
-    await _show_while_running(sync, audit, str(flow_run.id))
-    run = await asyncio.to_thread(_run_with_progress, audit, str(flow_run.id))
-    return _tell(cast(State[Any], await sync), run, flow_run)
+    await _show_while_running(sync, history, str(flow_run.id))
+    outcome = await asyncio.to_thread(_outcome_of, history, str(flow_run.id))
+    return _tell(cast(State[Any], await sync), outcome, flow_run)
 
 
 async def _show_while_running(
-    sync: "asyncio.Future[Any]", audit: AuditTrail, flow_run_id: str
+    sync: "asyncio.Future[Any]", history: RunHistory, flow_run_id: str
 ) -> None:
     columns = (
         TextColumn("{task.description:10}"),
@@ -79,88 +93,73 @@ async def _show_while_running(
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=_console) as progress:
-        bars = {name: progress.add_task(name, total=None, start=False) for name in ENTITY_NAMES}
+        bars = {
+            str(name): progress.add_task(name, total=None, start=False) for name in ENTITY_NAMES
+        }
         while True:
             finished = sync.done()
-            run = await asyncio.to_thread(_run_with_progress, audit, flow_run_id)
-            for stage in run["stages"] if run else []:
-                _advance(progress, bars[stage["entity_type"]], stage)
+            for stage, done in await asyncio.to_thread(_stages_begun, history, flow_run_id):
+                _advance(progress, bars[stage.entity_type], stage, done)
             if finished:
                 return
             await asyncio.wait({sync}, timeout=_REFRESH_SECONDS)
 
 
-def _run_with_progress(audit: AuditTrail, flow_run_id: str) -> Document | None:
-    """Return the run's document, a running stage with the steps it has by now as `done`."""
+def _stages_begun(history: RunHistory, flow_run_id: str) -> list[tuple[StageRecord, int]]:
+    """Return the stages that have begun, each with how many of its items are done by now."""
     try:
-        run = audit.run_of(flow_run_id)
-        for stage in run["stages"] if run else []:
-            if run and stage["status"] == RunStatus.RUNNING:
-                totals, _ = audit.tally(run["_id"], stage["entity_type"])
-                stage["done"] = totals.total
-    except PyMongoError:
-        return None
-    return run
+        run = history.run_of(flow_run_id)
+        if run is None:
+            return []
+        return [(stage, _done(history, run, stage)) for stage in run.stages if stage.started_at]
+    except MongoUnavailable:
+        return []
 
 
-def _advance(progress: Progress, bar: TaskID, stage: Document) -> None:
-    if not stage["started_at"]:
-        return
+def _done(history: RunHistory, run: RunRecord, stage: StageRecord) -> int:
+    if stage.status is RunStatus.RUNNING:
+        return history.steps_done(RunId(run.id), stage.entity_type)
+    return stage.total
+
+
+def _advance(progress: Progress, bar: TaskID, stage: StageRecord, done: int) -> None:
     progress.start_task(bar)
-    progress.update(bar, total=stage["total"], completed=stage.get("done", stage["total"]))
-    if stage["finished_at"]:
+    progress.update(bar, total=stage.total, completed=done)
+    if stage.finished_at:
         progress.stop_task(bar)
 
 
-def _tell(state: State[Any], run: Document | None, flow_run: FlowRun) -> int:
-    if run is not None:
-        _console.print(_stage_table(run))
-        if run["errors"]:
-            _console.print(_failure_table(run["errors"]))
-    status = run["status"] if run else "failed"
-    _console.print(f"[{_style(status)}]{status}[/]: {escape(state.message or '')}", highlight=False)
-    _console.print(f"run_id    {run['_id'] if run else 'none: the run is not in the audit trail'}")
+def _outcome_of(history: RunHistory, flow_run_id: str) -> _Outcome | None:
+    try:
+        run = history.run_of(flow_run_id)
+        if run is None:
+            return None
+        return _Outcome(run, history.steps(RunId(run.id), 1, _FAILURES_SHOWN, ok=False))
+    except MongoUnavailable:
+        return None
+
+
+def _tell(state: State[Any], outcome: _Outcome | None, flow_run: FlowRun) -> int:
+    if outcome is not None:
+        _tell_outcome(outcome)
+    status = outcome.run.status if outcome else RunStatus.FAILED
+    run_id = outcome.run.id if outcome else "none: the run is not in the audit trail"
+    _console.print(Text.assemble(status_text(status), ": ", literal(state.message or "")))
+    _console.print(f"run_id    {run_id}")
     _console.print(f"dashboard {url_for(flow_run)}", soft_wrap=True)
     return 0 if state.is_completed() else 1
 
 
-def _stage_table(run: Document) -> Table:
-    table = Table("stage", "status", title="Totals")
-    for heading in ("total", "success", "failed", "skipped", "seconds"):
-        table.add_column(heading, justify="right")
-    for stage in run["stages"]:
-        table.add_row(
-            stage["entity_type"],
-            f"[{_style(stage['status'])}]{stage['status']}[/]",
-            *(str(stage[count]) for count in _COUNTS),
-            _seconds(stage),
+def _tell_outcome(outcome: _Outcome) -> None:
+    print_table(stage_table(outcome.run))
+    if outcome.not_in.items:
+        left_out = outcome.not_in.total - len(outcome.not_in.items)
+        caption = f"{left_out} more in sync_steps" if left_out else None
+        print_table(
+            failure_table(
+                outcome.not_in.items, title="Not in", caption=caption, with_requests=False
+            )
         )
-    table.add_section()
-    table.add_row("all", "", *(str(run["totals"][count]) for count in _COUNTS), _seconds(run))
-    return table
-
-
-def _failure_table(errors: list[Document]) -> Table:
-    shown = errors[:_FAILURES_SHOWN]
-    caption = f"{len(errors) - len(shown)} more in sync_steps" if len(errors) > len(shown) else None
-    table = Table("entity", "natural key", "code", "message", title="Not in", caption=caption)
-    for error in shown:
-        table.add_row(
-            error["entity_type"],
-            escape(error["natural_key"] or "-"),
-            error["code"],
-            escape(error["message"]),
-        )
-    return table
-
-
-def _seconds(document: Document) -> str:
-    started, finished = document["started_at"], document["finished_at"]
-    return f"{(finished - started).total_seconds():.1f}" if started and finished else "-"
-
-
-def _style(status: str) -> str:
-    return _STYLE_BY_STATUS.get(status, "red")
 
 
 if __name__ == "__main__":

@@ -320,10 +320,6 @@ class AuditTrail:
         """Return the document of a run, None where there is none."""
         return self._runs.find_one({"_id": run_id})
 
-    def run_of(self, flow_run_id: str) -> Document | None:
-        """Return the document of a Prefect flow run's run, None where there is none."""
-        return self._runs.find_one({"flow_run_id": flow_run_id})
-
     def _change_stage(self, run_id: RunId, entity_type: str, change: Document) -> None:
         self._runs.update_one(
             {"_id": run_id, "stages.entity_type": entity_type},

@@ -139,6 +139,11 @@ class StepRecord(_Record):
     created_at: UtcTime
     updated_at: UtcTime
 
+    @property
+    def key(self) -> str:
+        """What to call the item: its natural key, or its `_id` where it has none."""
+        return self.natural_key or f"_id {self.source_id}"
+
 
 class Page(BaseModel, Generic[RecordType]):
     """A page of a longer list: `total` is the length of the list."""
@@ -179,14 +184,17 @@ class RunHistory:
     @translating_errors
     def runs(self, page: int, limit: int) -> Page[RunRecord]:
         """Return a page of the runs, newest first; pages count from 1."""
-        found = self._runs.find().sort([("started_at", DESCENDING), ("_id", DESCENDING)])
-        documents = found.skip((page - 1) * limit).limit(limit)
         return Page(
             page=page,
             limit=limit,
             total=self._runs.estimated_document_count(),
-            items=[RunRecord.model_validate(document) for document in documents],
+            items=self._run_records({}, limit, skip=(page - 1) * limit),
         )
+
+    @translating_errors
+    def unsuccessful_runs(self, limit: int) -> list[RunRecord]:
+        """Return the latest runs that have ended without every item in, newest first."""
+        return self._run_records({"status": {"$in": _UNSUCCESSFUL}}, limit)
 
     @translating_errors
     def steps(
@@ -218,9 +226,9 @@ class RunHistory:
 
     @translating_errors
     def failures(
-        self, run_id: RunId, limit: int, entity_type: str | None = None
+        self, run_id: RunId, limit: int | None = None, entity_type: str | None = None
     ) -> list[StepRecord]:
-        """Return the first failed steps of a run, or of one stage; none that was skipped."""
+        """Return a run's failed steps, or one stage's, oldest first; none that was skipped."""
         match: Document = {
             "run_id": run_id,
             "ok": False,
@@ -241,10 +249,14 @@ class RunHistory:
         """Count the steps that a stage has by now."""
         return self._steps.count_documents({"run_id": run_id, "entity_type": entity_type})
 
+    def _run_records(self, match: Document, limit: int, skip: int = 0) -> list[RunRecord]:
+        found = self._runs.find(match).sort(_NEWEST_FIRST).skip(skip).limit(limit)
+        return [RunRecord.model_validate(document) for document in found]
+
     def _step_records(
-        self, match: Document, order: Mapping[str, int], limit: int, skip: int = 0
+        self, match: Document, order: Mapping[str, int], limit: int | None, skip: int = 0
     ) -> list[StepRecord]:
-        found = self._steps.find(match).sort(order).skip(skip).limit(limit)
+        found = self._steps.find(match).sort(order).skip(skip).limit(limit or _NO_LIMIT)
         return [StepRecord.model_validate(document) for document in found]
 
 
@@ -254,7 +266,12 @@ def run_history(settings: MongoSettings) -> RunHistory:
     return RunHistory(database(settings))
 
 
+_NEWEST_FIRST: Final = {"started_at": DESCENDING, "_id": DESCENDING}
 _OLDEST_FIRST: Final = {"created_at": ASCENDING, "_id": ASCENDING}
+_NO_LIMIT: Final = 0
+_UNSUCCESSFUL: Final = [
+    status.value for status in RunStatus if status.is_terminal and status is not RunStatus.SUCCESS
+]
 
 
 def _run_record(document: Document | None) -> RunRecord | None:

@@ -1,0 +1,156 @@
+"""Tables of runs, stages and items: no value is cut, and none is taken for markup."""
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from tasks.audit import RunStatus, StepState
+from tasks.history import Counts, RunRecord, StageRecord, StepRecord
+
+_FOLDED_WIDTH: Final = 12
+"""How narrow a column of text gets at most."""
+_UNFOLDED_WIDTH: Final = 10_000
+_STYLE_BY_STATUS: Final = {
+    RunStatus.SUCCESS: "green",
+    RunStatus.PARTIAL: "yellow",
+    RunStatus.PENDING: "dim",
+    RunStatus.RUNNING: "cyan",
+}
+_UNKNOWN: Final = "-"
+
+
+def literal_console() -> Console:
+    """Return a console on stdout that takes text as it is; in a pipe or file it folds none."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not sys.stdout.isatty():
+        console.width = _UNFOLDED_WIDTH
+    return console
+
+
+def print_table(table: Table) -> None:
+    """Print a table; where the terminal is too narrow for it, the terminal breaks its lines."""
+    console = literal_console()
+    console.width = max(console.width, _least_width(table))
+    console.print(table)
+
+
+def _least_width(table: Table) -> int:
+    _, right, _, left = table.padding
+    line = 1
+    frame = left + right + line
+    return line + sum(_least_column_width(column) + frame for column in table.columns)
+
+
+def _least_column_width(column: Column) -> int:
+    if not column.no_wrap:
+        return _FOLDED_WIDTH
+    return max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+
+
+def whole(heading: str) -> Column:
+    """Return a column of values that are never folded."""
+    return Column(heading, no_wrap=True)
+
+
+def number(heading: str) -> Column:
+    """Return a column of numbers."""
+    return Column(heading, no_wrap=True, justify="right")
+
+
+def folding(heading: str) -> Column:
+    """Return a column of text that is folded where there is no room for it."""
+    return Column(heading, overflow="fold")
+
+
+def count_columns() -> list[Column]:
+    """Return the columns of what `counts_of` returns."""
+    return [number(heading) for heading in ("total", "success", "failed", "skipped")]
+
+
+def status_text(status: RunStatus) -> Text:
+    """Return a status in its colour."""
+    return Text(status, _STYLE_BY_STATUS.get(status, "red"))
+
+
+def literal(text: str | None) -> str:
+    """Return text from outside on one line, with what would steer the terminal made visible."""
+    if text is None:
+        return _UNKNOWN
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def counts_of(record: RunRecord | StageRecord) -> list[str]:
+    """Return the counts of a run or stage that has ended; of another one they are not known."""
+    counts: Counts = record.totals if isinstance(record, RunRecord) else record
+    numbers = (counts.total, counts.success, counts.failed, counts.skipped)
+    return [str(count) if record.finished_at else _UNKNOWN for count in numbers]
+
+
+def seconds_of(record: RunRecord | StageRecord) -> str:
+    """Return how long a run or stage took."""
+    return _UNKNOWN if record.seconds is None else f"{record.seconds:.1f}"
+
+
+def stage_table(run: RunRecord) -> Table:
+    """Return a table of a run's stages and of their sum."""
+    table = Table(
+        whole("stage"),
+        whole("status"),
+        *count_columns(),
+        number("seconds"),
+        title="Totals",
+    )
+    for stage in run.stages:
+        table.add_row(
+            stage.entity_type, status_text(stage.status), *counts_of(stage), seconds_of(stage)
+        )
+    table.add_section()
+    table.add_row("all", "", *counts_of(run), seconds_of(run))
+    return table
+
+
+def failure_table(
+    steps: Sequence[StepRecord], *, title: str, caption: str | None, with_requests: bool
+) -> Table:
+    """Return a table of items that are not in.
+
+    Args:
+        steps: the items.
+        title: stands above the table.
+        caption: stands below the table; None for nothing.
+        with_requests: whether to tell of the requests too: how many, and their id.
+    """
+    table = Table(
+        whole("entity"),
+        folding("natural key"),
+        folding("code"),
+        folding("message"),
+        *([number("attempts"), whole("request_id")] if with_requests else []),
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+    )
+    for step in steps:
+        table.add_row(
+            step.entity_type,
+            literal(step.key),
+            literal(step.error.code if step.error else None),
+            literal(step.error.message if step.error else None),
+            *([_attempts_of(step), literal(step.request_id)] if with_requests else []),
+        )
+    return table
+
+
+def _attempts_of(step: StepRecord) -> str:
+    if step.state is StepState.AWAITING_RETRY:
+        return f"{step.attempts}, to be retried"
+    return str(step.attempts)
