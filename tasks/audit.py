@@ -205,6 +205,8 @@ class AuditTrail:
         run = self._runs.find_one({"flow_run_id": flow_run_id}, {"_id": True})
         if run is None:
             return
+        if status is RunStatus.RUNNING:
+            self._begin(run["_id"], at)
         change: Document = {"status": status.value, "message": message, "mirrored_at": at}
         if status.is_terminal:
             self.flush()
@@ -319,6 +321,11 @@ class AuditTrail:
     def run(self, run_id: RunId) -> Document | None:
         """Return the document of a run, None where there is none."""
         return self._runs.find_one({"_id": run_id})
+
+    def _begin(self, run_id: RunId, at: datetime) -> None:
+        """Take `at` for the start of a run that somebody opened before it began."""
+        pending = {"_id": run_id, "status": RunStatus.PENDING.value}
+        self._runs.update_one(pending, {"$set": {"started_at": at}})
 
     def _change_stage(self, run_id: RunId, entity_type: str, change: Document) -> None:
         self._runs.update_one(

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -136,6 +137,10 @@ def test_the_rest_api_from_start_to_steps(served: Served) -> None:
     assert run["status"] == "success"
     assert run["totals"]["success"] == 5
     assert run["errors"] == []
+    began, first_stage = (
+        datetime.fromisoformat(record["started_at"]) for record in (run, run["stages"][0])
+    )
+    assert first_stage - began < timedelta(seconds=2), "the time in the queue counts as running"
     steps = httpx.get(f"{served.api_url}/admin/sync/runs/{run_id}/steps").json()
     assert steps["total"] == 5
     assert steps["items"][0]["entity_type"] == "tenant"
