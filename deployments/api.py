@@ -21,6 +21,9 @@ from starlette.exceptions import HTTPException
 
 from deployments.api_models import (
     RUN_ID_EXAMPLE,
+    RUN_RESPONSE,
+    RUNS_RESPONSE,
+    STEPS_RESPONSE,
     ApiError,
     Health,
     PartHealth,
@@ -119,13 +122,17 @@ async def start_sync(
     return RunStarted(run_id=str(run_id), status=RunStatus.PENDING, message="Sync started")
 
 
-@_syncs.get("/runs", summary="List runs")
+@_syncs.get("/runs", summary="List runs", responses=RUNS_RESPONSE)
 def list_runs(history: History, page: PageNumber = 1, limit: PageLimit = 50) -> Page[RunRecord]:
     """Runs, newest first."""
     return history.runs(page, limit)
 
 
-@_syncs.get("/runs/{run_id}", summary="Show a run", responses=error_responses(_NO_SUCH_RUN))
+@_syncs.get(
+    "/runs/{run_id}",
+    summary="Show a run",
+    responses=RUN_RESPONSE | error_responses(_NO_SUCH_RUN),
+)
 def show_run(history: History, run_id: RunKey) -> RunRecord:
     """Status, totals and first errors of a run; the counts are final once it has ended."""
     return _existing_run(history, run_id)
@@ -134,7 +141,7 @@ def show_run(history: History, run_id: RunKey) -> RunRecord:
 @_syncs.get(
     "/runs/{run_id}/steps",
     summary="List the steps of a run",
-    responses=error_responses(_NO_SUCH_RUN),
+    responses=STEPS_RESPONSE | error_responses(_NO_SUCH_RUN),
 )
 def list_steps(
     history: History,

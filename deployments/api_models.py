@@ -11,6 +11,64 @@ from tasks.entities import ENTITY_NAMES, EntityName
 RUN_ID_EXAMPLE: Final = "507f1f77bcf86cd799439011"
 
 
+_RUN_EXAMPLE: Final = {
+    "id": RUN_ID_EXAMPLE,
+    "status": "partial",
+    "started_at": "2024-01-01T00:00:00.000Z",
+    "finished_at": "2024-01-01T00:00:10.000Z",
+    "totals": {"total": 5, "success": 4, "failed": 1, "skipped": 0},
+    "errors": [
+        {
+            "entity_type": "domain",
+            "natural_key": "pagos.semperaltius.edu.mx",
+            "code": "NOT_FOUND",
+            "message": "client semperaltius does not exist",
+        }
+    ],
+    "mode": "full",
+    "trigger": "REST API",
+    "message": "1 of 5 items failed: NOT_FOUND (1)",
+    "flow_run_id": "39f453ec-7ef3-4310-9f72-4de981dc45f3",
+    "flow_run_name": "all entities - REST API",
+    "stages": [
+        {
+            "entity_type": "domain",
+            "status": "failed",
+            "total": 1,
+            "success": 0,
+            "failed": 1,
+            "skipped": 0,
+            "started_at": "2024-01-01T00:00:06.000Z",
+            "finished_at": "2024-01-01T00:00:08.000Z",
+        }
+    ],
+}
+_STEP_EXAMPLE: Final = {
+    "id": "507f1f77bcf86cd799439012",
+    "run_id": RUN_ID_EXAMPLE,
+    "entity_type": "domain",
+    "natural_key": "pagos.semperaltius.edu.mx",
+    "source_id": "507f1f77bcf86cd799439013",
+    "version": 1,
+    "request_id": "bd5aebc6b4bd41b7dae2b8c05e57d2fa",
+    "ok": False,
+    "state": "Failed",
+    "http_status": 404,
+    "sync_id": None,
+    "error": {
+        "code": "NOT_FOUND",
+        "message": "client semperaltius does not exist",
+        "class": "permanent",
+    },
+    "attempts": 1,
+    "duration_ms": 12.5,
+    "flow_run_id": "39f453ec-7ef3-4310-9f72-4de981dc45f3",
+    "task_run_id": "9c577579-8753-4d41-926b-45bbd5a3d081",
+    "created_at": "2024-01-01T00:00:07.000Z",
+    "updated_at": "2024-01-01T00:00:07.000Z",
+}
+
+
 class SyncRequest(BaseModel):
     """What to sync."""
 
@@ -89,7 +147,24 @@ class ApiError(Exception):
         )
 
 
-def error_responses(*examples: ApiError) -> dict[int | str, dict[str, Any]]:
+Responses = dict[int | str, dict[str, Any]]
+"""What an operation answers, for the OpenAPI document."""
+
+
+def _example(value: Any) -> Responses:
+    return {HTTPStatus.OK.value: {"content": {"application/json": {"example": value}}}}
+
+
+def _page_of(item: Any) -> dict[str, Any]:
+    return {"page": 1, "limit": 50, "total": 1, "items": [item]}
+
+
+RUN_RESPONSE: Final = _example(_RUN_EXAMPLE)
+RUNS_RESPONSE: Final = _example(_page_of(_RUN_EXAMPLE))
+STEPS_RESPONSE: Final = _example(_page_of(_STEP_EXAMPLE))
+
+
+def error_responses(*examples: ApiError) -> Responses:
     """Describe errors for the OpenAPI document, each by an example."""
     return {
         int(example.status): {

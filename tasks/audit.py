@@ -16,7 +16,7 @@ from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
 from tasks.errors import ErrorClass, ItemError
-from tasks.mongo import Document, MongoUnavailable, database, identity
+from tasks.mongo import Document, database, identity, translating_errors
 from tasks.settings import MongoSettings
 
 _logger = logging.getLogger(__name__)
@@ -135,37 +135,36 @@ class AuditTrail:
         self._writing_lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
+    @translating_errors
     def prepare(self) -> None:
         """Make the indexes; idempotent.
 
         Raises:
             MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
         """
-        try:
-            self._runs.create_indexes(
-                [
-                    IndexModel([("flow_run_id", ASCENDING)], unique=True),
-                    IndexModel([("started_at", DESCENDING), ("_id", DESCENDING)]),
-                ]
-            )
-            self._steps.create_indexes(
-                [
-                    IndexModel(_STEP_IDENTITY, unique=True),
-                    IndexModel([("run_id", ASCENDING), *_OLDEST_FIRST]),
-                    IndexModel(
-                        [("run_id", ASCENDING), ("ok", ASCENDING), *_OLDEST_FIRST],
-                        partialFilterExpression={"ok": False},
-                    ),
-                    IndexModel([("request_id", ASCENDING), ("ok", ASCENDING)]),
-                    IndexModel(
-                        [("run_id", ASCENDING), ("task_run_id", ASCENDING)],
-                        partialFilterExpression=_AWAITING_RETRY,
-                    ),
-                ]
-            )
-        except PyMongoError as error:
-            raise MongoUnavailable(error) from None
+        self._runs.create_indexes(
+            [
+                IndexModel([("flow_run_id", ASCENDING)], unique=True),
+                IndexModel([("started_at", DESCENDING), ("_id", DESCENDING)]),
+            ]
+        )
+        self._steps.create_indexes(
+            [
+                IndexModel(_STEP_IDENTITY, unique=True),
+                IndexModel([("run_id", ASCENDING), *_OLDEST_FIRST]),
+                IndexModel(
+                    [("run_id", ASCENDING), ("ok", ASCENDING), *_OLDEST_FIRST],
+                    partialFilterExpression={"ok": False},
+                ),
+                IndexModel([("request_id", ASCENDING), ("ok", ASCENDING)]),
+                IndexModel(
+                    [("run_id", ASCENDING), ("task_run_id", ASCENDING)],
+                    partialFilterExpression=_AWAITING_RETRY,
+                ),
+            ]
+        )
 
+    @translating_errors
     def open_run(
         self, flow_run_id: str, flow_run_name: str, *, trigger: str | None, entities: Sequence[str]
     ) -> RunId:

@@ -8,7 +8,7 @@ import bson
 from bson.codec_options import CodecOptions
 from pymongo import MongoClient
 from pymongo.database import Database
-from pymongo.errors import PyMongoError
+from pymongo.errors import ConnectionFailure, PyMongoError
 
 from tasks.settings import MongoSettings
 
@@ -43,6 +43,11 @@ def translating_errors(
             raise MongoUnavailable(error) from None
 
     return translated
+
+
+def is_connection_lost(error: object) -> bool:
+    """Whether an error says that MongoDB was away, or has a new primary: another try may do."""
+    return isinstance(error, ConnectionFailure)
 
 
 def database(settings: MongoSettings) -> Database[Document]:

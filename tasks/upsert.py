@@ -25,7 +25,7 @@ from tasks.errors import (
     ItemError,
 )
 from tasks.hub_admin import HubAdminClient
-from tasks.mongo import database, identity
+from tasks.mongo import database, identity, is_connection_lost
 from tasks.settings import Settings, read_mongo_settings, read_settings
 from tasks.source import Batch, InvalidItem, Item, Source
 
@@ -127,6 +127,7 @@ class Sender:
 
     def send(self, batch: Batch, task_run_id: str) -> BatchResult:
         """Send what this run has not settled yet of a batch; all of it is on record at the end."""
+        self.audit.flush()
         prior_steps = self._prior_steps(batch)
         result = BatchResult()
         for item in self._source.read(batch):
@@ -252,8 +253,13 @@ def sending(run_id: str) -> Iterator[Sender]:
 
 
 def is_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Prefect's retry condition: only what failed transiently is worth a retry."""
-    return isinstance(state.data, BatchResult) and state.data.to_retry > 0
+    """Prefect's retry condition: only what failed transiently is worth a retry.
+
+    A batch whose connection to MongoDB was lost goes on where its records end.
+    """
+    if isinstance(state.data, BatchResult):
+        return state.data.to_retry > 0
+    return is_connection_lost(state.data)
 
 
 def finish_awaiting_steps(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> None:

@@ -22,9 +22,11 @@ from prefect.states import Cancelled
 from pymongo import MongoClient
 from pymongo.database import Database
 
+from deployments.api_models import RUN_RESPONSE, STEPS_RESPONSE
 from scripts.local_hub import upsert_urls
 from scripts.local_prefect import local_prefect_server
 from scripts.local_process import free_port, running
+from tasks.history import RunRecord, StepRecord
 from tests.integration.world import REPOSITORY, Document
 
 TOKEN = "api-test-token-81bd"
@@ -422,6 +424,28 @@ def test_the_openapi_page_needs_nothing_from_elsewhere(api: Api) -> None:
     assert "://" not in page.text.replace(api.base_url, "")
     script = httpx.get(f"{api.base_url}/docs/static/swagger-ui-bundle.js", headers=BEARER)
     assert len(script.content) > 100_000
+
+
+def test_the_openapi_document_has_an_example_for_every_answer(api: Api) -> None:
+    paths = api.get("/openapi.json").json()["paths"]
+    operations = [operation for path in paths.values() for operation in path.values()]
+    answers = [
+        answer["content"]["application/json"]
+        for operation in operations
+        for status, answer in operation["responses"].items()
+        if operation["tags"] == ["sync"] and status != "202"
+    ]
+    assert len(answers) >= 12
+    assert all("example" in answer for answer in answers)
+
+
+def test_the_examples_are_records_as_the_api_gives_them() -> None:
+    step = STEPS_RESPONSE[200]["content"]["application/json"]["example"]["items"][0]
+    told = StepRecord.model_validate(step | {"_id": step["id"]})
+    assert told.model_dump(mode="json", by_alias=True) == step
+    run = RUN_RESPONSE[200]["content"]["application/json"]["example"]
+    told_of_run = RunRecord.model_validate(run | {"_id": run["id"]})
+    assert told_of_run.model_dump(mode="json", by_alias=True) == run
 
 
 def test_what_is_away_is_told_apart_in_a_plain_sentence(tmp_path: Path) -> None:
