@@ -62,7 +62,8 @@ def test_a_mongod_that_is_killed_and_comes_back(world: World, own_mongod: OwnMon
             [{"id": f"t-{n:03}", "name": "T", "version": 1} for n in range(ITEMS)]
         )
     world.hub.misbehave({"delay_ms": 40})
-    named = {"MONGODB_URI": own_mongod.uri, "MONGODB_DB": "backoffice"}
+    impatient = f"{own_mongod.uri}/?serverSelectionTimeoutMS=300"
+    named = {"MONGODB_URI": impatient, "MONGODB_DB": "backoffice"}
     with subprocess.Popen(
         [sys.executable, "-m", "scripts.sync_now"],
         cwd=REPOSITORY,
