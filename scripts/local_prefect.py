@@ -20,10 +20,12 @@ from scripts.local_process import (
 _DEFAULT_HOME: Final = Path(__file__).parents[1] / ".local" / "prefect"
 
 _SERVER_SETTINGS: Final = {
-    # On SQLite, recording task runs one by one collides with the requests that create them.
+    # On SQLite, a write of task runs or events collides with the requests that come meanwhile,
+    # which the client repeats two seconds later: so both are written seldom, and many at once.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "DO_NOT_TRACK": "1",
