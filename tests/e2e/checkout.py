@@ -4,24 +4,20 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pymongo import MongoClient
 from pymongo.database import Database
 
 from scripts.local_process import free_port
-from tests.integration.world import Document, Hub
+from tests.integration.world import Document, Hub, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 LEFT_OUT = (".venv", ".local", ".git", ".env", "__pycache__", ".*_cache", ".hypothesis")
-PATIENCE_SECONDS = 90
-
-Answer = TypeVar("Answer")
 
 
 def run(
@@ -50,15 +46,6 @@ def processes_of(checkout: Path) -> list[str]:
         if str(checkout) in line:
             lines.append(line)
     return lines
-
-
-def wait_until(condition: Callable[[], Answer | None]) -> Answer:
-    """Return the first truthy answer; fail after a while."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.2)
-    return answer
 
 
 @dataclass(frozen=True)

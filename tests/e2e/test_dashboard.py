@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-from tests.e2e.checkout import Served, wait_until
-from tests.integration.world import Document
+from tests.e2e.checkout import Served
+from tests.integration.world import Document, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 

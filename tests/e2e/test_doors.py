@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.checkout import Served, wait_until
+from tests.e2e.checkout import Served
+from tests.integration.world import wait_until
 
 pytestmark = pytest.mark.timeout(400)
 

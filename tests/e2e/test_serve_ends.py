@@ -8,7 +8,8 @@ import pytest
 from pymongo import MongoClient
 
 from scripts.local_mongod import local_mongod
-from tests.e2e.checkout import processes_of, serving, wait_until
+from tests.e2e.checkout import processes_of, serving
+from tests.integration.world import wait_until
 
 
 @pytest.mark.timeout(400)

@@ -5,20 +5,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
 from scripts.local_mongod import local_mongod
 from scripts.local_process import free_port
-from tests.integration.world import REPOSITORY, World
+from tests.integration.world import REPOSITORY, World, wait_until
 
 ITEMS = 240
-PATIENCE_SECONDS = 60
 
 
 class OwnMongod:
@@ -47,13 +45,6 @@ def own_mongod(tmp_path: Path) -> Iterator[OwnMongod]:
     mongod = OwnMongod(tmp_path)
     yield mongod
     mongod.stop()
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.05)
 
 
 def test_a_mongod_that_is_killed_and_comes_back(world: World, own_mongod: OwnMongod) -> None:

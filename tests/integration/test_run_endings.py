@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,7 @@ from prefect.states import Running
 
 from flows.admin_sync import admin_sync
 from flows.state_mirror import mirror_run
-from tests.integration.world import REPOSITORY, World
-
-PATIENCE_SECONDS = 60
-
-
-def wait_until(condition: Callable[[], Any]) -> Any:
-    """Return the first truthy answer; fail after a while."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
-    return answer
+from tests.integration.world import REPOSITORY, World, wait_until
 
 
 @contextmanager

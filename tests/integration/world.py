@@ -5,11 +5,11 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -30,7 +30,19 @@ from tasks.entities import entity_type_named
 HUB_TOKEN = "integration-test-token-5f1c"
 REPOSITORY = Path(__file__).parents[2]
 
+PATIENCE_SECONDS = 90
+
 Document = dict[str, Any]
+Answer = TypeVar("Answer")
+
+
+def wait_until(condition: Callable[[], Answer | None]) -> Answer:
+    """Return the first truthy answer; fail after a while."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.1)
+    return answer
 
 
 @dataclass(frozen=True)
