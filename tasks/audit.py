@@ -14,6 +14,7 @@ from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
+from pymongo.write_concern import WriteConcern
 
 from tasks.errors import ErrorClass, ItemError
 from tasks.mongo import Document, database, identity, translating_errors
@@ -128,8 +129,8 @@ class AuditTrail:
     """
 
     def __init__(self, database: Database[Document]) -> None:
-        self._runs = database["sync_runs"]
-        self._steps = database["sync_steps"]
+        self._runs = database.get_collection("sync_runs", write_concern=_DURABLE)
+        self._steps = database.get_collection("sync_steps", write_concern=_DURABLE)
         self._waiting: list[UpdateOne] = []
         self._waiting_lock = threading.Lock()
         self._writing_lock = threading.Lock()
@@ -357,6 +358,8 @@ def audit_trail(settings: MongoSettings) -> AuditTrail:
     return AuditTrail(database(settings))
 
 
+_DURABLE: Final = WriteConcern(w="majority", j=True)
+"""What is on record outlives a MongoDB that is killed, and a primary that is lost."""
 _STEP_IDENTITY: Final = [
     ("run_id", ASCENDING),
     ("entity_type", ASCENDING),
