@@ -204,12 +204,8 @@ def _hub_health() -> PartHealth:
 
 
 def _already_running(flow_run: FlowRun) -> ApiError:
-    return ApiError(
-        _RUNNING.status,
-        "SYNC_RUNNING",
-        f"A sync is already under way: {flow_run.name}",
-        {"run_id": str(open_run_of(flow_run))},
-    )
+    message = f"A sync is already under way: {flow_run.name}"
+    return _RUNNING.saying(message, {"run_id": str(open_run_of(flow_run))})
 
 
 def _existing_run(history: RunHistory, run_id: RunId) -> RunRecord:
@@ -271,9 +267,7 @@ def _tell_errors_in_one_shape(app: FastAPI) -> None:
         if any(fault["type"] == "json_invalid" for fault in faults):
             return _error_response(_UNREADABLE)
         details = {".".join(map(str, fault["loc"])): fault["msg"] for fault in faults}
-        return _error_response(
-            ApiError(_INVALID.status, "VALIDATION_ERROR", str(_INVALID), details)
-        )
+        return _error_response(_INVALID.saying(str(_INVALID), details))
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
@@ -286,7 +280,7 @@ def _tell_errors_in_one_shape(app: FastAPI) -> None:
     @app.exception_handler(MongoUnavailable)
     @app.exception_handler(PrefectUnavailable)
     async def unavailable(request: Request, error: Exception) -> JSONResponse:
-        return _error_response(ApiError(_UNAVAILABLE.status, "UNAVAILABLE", str(error)))
+        return _error_response(_UNAVAILABLE.saying(str(error)))
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

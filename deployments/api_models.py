@@ -146,6 +146,10 @@ class ApiError(Exception):
             error=ErrorDetail(code=code, message=message, details=details or {})
         )
 
+    def saying(self, message: str, details: dict[str, Any] | None = None) -> "ApiError":
+        """Return the same error with another message and other details."""
+        return ApiError(self.status, self.body.error.code, message, details)
+
 
 Responses = dict[int | str, dict[str, Any]]
 """What an operation answers, for the OpenAPI document."""

@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Final
 
 from scripts.local_process import (
     LOCALHOST,
+    answers,
     free_port,
     require_free,
     running,
@@ -48,7 +48,7 @@ def local_prefect_server(home: Path, port: int | None = None) -> Iterator[str]:
     with running(
         [*command, "--host", LOCALHOST, "--port", str(port)],
         name="The Prefect server",
-        ready=lambda: _answers(f"{api_url}/health"),
+        ready=lambda: answers(f"{api_url}/health", within_seconds=2),
         env=_environment(home, api_url),
         log_path=home / "server.log",
         timeout_seconds=90.0,
@@ -65,14 +65,6 @@ def _environment(home: Path, api_url: str) -> dict[str, str]:
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_UI_API_URL": api_url,
     }
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2):
-            return True
-    except OSError:
-        return False
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -39,6 +40,15 @@ def require_free(port: int, *, name: str) -> None:
             raise StartFailed(
                 f"{name} can't listen on {LOCALHOST}:{port}: {error.strerror}."
             ) from error
+
+
+def answers(url: str, *, within_seconds: float) -> bool:
+    """Whether an HTTP server gives a success at `url` by then."""
+    try:
+        with urllib.request.urlopen(url, timeout=within_seconds):
+            return True
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import argparse
 import os
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from scripts.deploy import WORK_POOL
 from scripts.local_parts import LOCAL, start_missing_parts
-from scripts.local_process import StartFailed, require_free, running, serve_until_stopped
+from scripts.local_process import StartFailed, answers, require_free, running, serve_until_stopped
 from tasks.mongo import MongoUnavailable
 from tasks.settings import SettingsError, read_api_settings, read_settings
 
@@ -50,19 +49,19 @@ def _doors(prefect_port: int) -> Iterator[str]:
         prefect_is_ours = start_missing_parts(parts, prefect_port or None)
         read_settings()
         with _console.status("Making the deployments"):
-            _python("-m", "scripts.deploy")
+            _run_module("scripts.deploy")
         with _console.status("Starting the worker and the REST API"):
             if prefect_is_ours:
-                parts.callback(_python, "-m", "scripts.settle")
+                parts.callback(_run_module, "scripts.settle")
             parts.enter_context(_worker())
             api_url = parts.enter_context(_rest_api())
         yield _told(api_url)
 
 
-def _python(*arguments: str) -> None:
-    """Run Python in a process of its own, which reads the settings from scratch."""
+def _run_module(name: str) -> None:
+    """Run a module in a process of its own, which reads the settings from scratch."""
     command = subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, "-m", name],
         cwd=_REPOSITORY,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -98,20 +97,12 @@ def _rest_api() -> Iterator[str]:
     with running(
         [sys.executable, "-m", "deployments.api"],
         name="The REST API",
-        ready=lambda: _answers(f"{base_url}/health"),
+        ready=lambda: answers(f"{base_url}/health", within_seconds=5),
         log_path=LOCAL / "api.log",
         timeout_seconds=60.0,
         cwd=_REPOSITORY,
     ):
         yield base_url
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except OSError:
-        return False
 
 
 def _told(api_url: str) -> str:

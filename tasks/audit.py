@@ -278,7 +278,11 @@ class AuditTrail:
     def prior_steps(
         self, run_id: RunId, entity_type: str, start: Any, end: Any
     ) -> dict[bytes, PriorStep]:
-        """Return the steps this run already has for `start <= source_id < end`, by `identity`."""
+        """Return the steps this run already has for `start <= source_id < end`, by `identity`.
+
+        Those that still wait to be written are written first, and so are among them.
+        """
+        self.flush()
         low, high = (
             [("run_id", run_id), ("entity_type", entity_type), ("source_id", bound)]
             for bound in (start, end)

@@ -127,7 +127,6 @@ class Sender:
 
     def send(self, batch: Batch, task_run_id: str) -> BatchResult:
         """Send what this run has not settled yet of a batch; all of it is on record at the end."""
-        self.audit.flush()
         prior_steps = self._prior_steps(batch)
         result = BatchResult()
         for item in self._source.read(batch):

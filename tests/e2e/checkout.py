@@ -16,13 +16,10 @@ from pymongo.database import Database
 from scripts.local_process import free_port
 from tests.integration.world import Document, Hub, wait_until
 
-REPOSITORY = Path(__file__).parents[2]
 LEFT_OUT = (".venv", ".local", ".git", ".env", "__pycache__", ".*_cache", ".hypothesis")
 
 
-def run(
-    checkout: Path, *command: str, timeout_seconds: float = 300, **variables: str
-) -> subprocess.CompletedProcess[str]:
+def run(checkout: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command of the README in the checkout, as a shell with the variables would."""
     return subprocess.run(
         command,
@@ -31,7 +28,7 @@ def run(
         capture_output=True,
         text=True,
         check=False,
-        timeout=timeout_seconds,
+        timeout=300,
     )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.checkout import LEFT_OUT, REPOSITORY, Served, run, serving
+from tests.e2e.checkout import LEFT_OUT, Served, run, serving
+from tests.integration.world import REPOSITORY
 
 
 @pytest.fixture(scope="session")
