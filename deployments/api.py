@@ -34,7 +34,7 @@ from deployments.api_models import (
 from deployments.sync_deployment import PrefectUnavailable, SyncDeployment
 from flows.state_mirror import open_run_of
 from tasks.audit import AuditTrail, RunId, RunStatus, audit_trail
-from tasks.entities import EntityName, in_sync_order
+from tasks.entities import EntityName
 from tasks.history import Page, RunHistory, RunKey, RunRecord, StepRecord, run_history
 from tasks.mongo import MongoUnavailable
 from tasks.settings import (
@@ -111,13 +111,13 @@ _state = APIRouter(tags=["state"])
 async def start_sync(
     deployment: Deployment, audit: Audit, asked: Annotated[SyncRequest | None, Body()] = None
 ) -> RunStarted:
-    """Hand a sync to Prefect and answer at once; without a body, all entity types."""
-    entities = in_sync_order((asked or SyncRequest()).entities)
+    """Hand a sync to Prefect and answer at once; without a body, a full one of all types."""
+    options = (asked or SyncRequest()).options(API_TRIGGER)
     async with _start_lock:
         await asyncio.to_thread(audit.prepare)
         if (flow_run := await deployment.unfinished_run()) is not None:
             raise await asyncio.to_thread(_already_running, flow_run)
-        flow_run = await deployment.start(entities, API_TRIGGER)
+        flow_run = await deployment.start(options)
         run_id = await asyncio.to_thread(open_run_of, flow_run)
     return RunStarted(run_id=str(run_id), status=RunStatus.PENDING, message="Sync started")
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.audit import RunStatus
-from tasks.entities import ENTITY_NAMES, EntityName
+from tasks.audit import RunOptions, RunStatus, SyncMode
+from tasks.entities import ENTITY_NAMES, EntityName, in_sync_order
 
 RUN_ID_EXAMPLE: Final = "507f1f77bcf86cd799439011"
 
@@ -26,6 +26,7 @@ _RUN_EXAMPLE: Final = {
         }
     ],
     "mode": "full",
+    "dry_run": False,
     "trigger": "REST API",
     "message": "1 of 5 items failed: NOT_FOUND (1)",
     "flow_run_id": "39f453ec-7ef3-4310-9f72-4de981dc45f3",
@@ -38,6 +39,9 @@ _RUN_EXAMPLE: Final = {
             "success": 0,
             "failed": 1,
             "skipped": 0,
+            "unchanged": 0,
+            "would_send": 0,
+            "first": None,
             "started_at": "2024-01-01T00:00:06.000Z",
             "finished_at": "2024-01-01T00:00:08.000Z",
         }
@@ -79,6 +83,15 @@ class SyncRequest(BaseModel):
     entities: Annotated[list[EntityName], Field(min_length=1)] = Field(
         default=ENTITY_NAMES, description="Entity types; whatever the order, run in sync order."
     )
+    mode: SyncMode = Field(
+        default=SyncMode.FULL,
+        description="`full` sends every item, `changed` those that no run has confirmed yet.",
+    )
+    dry_run: bool = Field(default=False, description="Read, validate and decide; send nothing.")
+
+    def options(self, trigger: str) -> RunOptions:
+        """Return what is asked of the run."""
+        return RunOptions(trigger, tuple(in_sync_order(self.entities)), self.mode, self.dry_run)
 
 
 class RunStarted(BaseModel):

@@ -1,8 +1,9 @@
-"""The deployment `admin-sync/full`, as a door uses it: is a sync under way, start one."""
+"""The deployments of `admin-sync`, as a door uses them: is a sync under way, start one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final
 
@@ -21,10 +22,9 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
 from flows.dashboard import name_of_run
-from tasks.entities import EntityName
+from tasks.audit import RunOptions, SyncMode
 
 FLOW_NAME: Final = "admin-sync"
-DEPLOYMENT_NAME: Final = f"{FLOW_NAME}/full"
 _PATIENCE_SECONDS: Final = 10.0
 """How long Prefect may take for one of the calls below."""
 _UNFINISHED: Final = [
@@ -61,23 +61,23 @@ class SyncDeployment:
             )
         return min(flow_runs, key=_place_in_line, default=None)
 
-    async def start(self, entities: Sequence[EntityName], trigger: str) -> FlowRun:
+    async def start(self, options: RunOptions) -> FlowRun:
         """Create a flow run, which a worker picks up."""
-        deployment = await self._deployment()
+        deployment = await self._deployment(options.mode)
         async with _in_time():
             return await self._client.create_flow_run_from_deployment(
                 deployment.id,
-                name=name_of_run(entities, trigger),
-                parameters={"entities": list(entities), "trigger": trigger},
+                name=name_of_run(options),
+                parameters={**asdict(options), "entities": list(options.entities)},
             )
 
     async def has_worker(self) -> bool:
         """Whether a worker has asked for work lately."""
-        return (await self._deployment()).status is DeploymentStatus.READY
+        return (await self._deployment(SyncMode.FULL)).status is DeploymentStatus.READY
 
-    async def _deployment(self) -> DeploymentResponse:
+    async def _deployment(self, mode: SyncMode) -> DeploymentResponse:
         async with _in_time():
-            return await self._client.read_deployment_by_name(DEPLOYMENT_NAME)
+            return await self._client.read_deployment_by_name(f"{FLOW_NAME}/{mode.value}")
 
 
 @asynccontextmanager
@@ -87,7 +87,7 @@ async def _in_time() -> AsyncIterator[None]:
             yield
     except ObjectNotFound:
         raise PrefectUnavailable(
-            f"Prefect has no deployment {DEPLOYMENT_NAME}: run `prefect --no-prompt deploy --all`"
+            f"Prefect lacks a deployment of {FLOW_NAME}: run `prefect --no-prompt deploy --all`"
         ) from None
     except (httpx.HTTPError, TimeoutError) as error:
         raise PrefectUnavailable(

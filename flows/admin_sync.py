@@ -1,35 +1,37 @@
 """The whole sync: tenants -> clients -> subtenants -> domains -> branding, one stage each."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-from prefect import flow, runtime, unmapped
+from prefect import flow, unmapped
 from prefect.client.schemas.objects import State
-from prefect.context import SyncClientContext
 from prefect.futures import wait
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.dashboard import (
+    ProgressBoard,
     log_stage,
     name_of_current_run,
-    progress_shown,
     publish_results,
     task_runs_unlogged,
 )
 from flows.state_mirror import (
     MANUAL,
-    concluding_state,
+    conclusion,
     mirror_run,
     mirror_stage,
+    open_current_run,
     raise_unless_settled,
 )
-from tasks.audit import Totals, audit_trail
+from flows.task_runners import stage_runner
+from tasks.audit import RunOptions, SyncMode, Totals
 from tasks.entities import ENTITY_NAMES, EntityName, in_sync_order
+from tasks.sender import sender_of, sending
 from tasks.settings import read_settings
-from tasks.upsert import sender_of, sending, upsert_task
+from tasks.upsert import upsert_task
 
 Entities = Annotated[list[EntityName], Field(min_length=1)]
+Mode = Literal["full", "changed"]
 Trigger = Annotated[str, Field(max_length=200)]
 
 
@@ -42,7 +44,12 @@ Trigger = Annotated[str, Field(max_length=200)]
     on_cancellation=[mirror_run, publish_results],
     on_crashed=[mirror_run, publish_results],
 )
-async def admin_sync(entities: Entities = ENTITY_NAMES, trigger: Trigger = MANUAL) -> State[Totals]:
+async def admin_sync(
+    entities: Entities = ENTITY_NAMES,
+    mode: Mode = "full",
+    dry_run: bool = False,
+    trigger: Trigger = MANUAL,
+) -> State[Totals]:
     """Carry the backoffice into Stage 1; fails when an item is not in, and says which.
 
     Settings come from the environment and `.env`. A failed item does not stop the stages after
@@ -50,27 +57,25 @@ async def admin_sync(entities: Entities = ENTITY_NAMES, trigger: Trigger = MANUA
 
     Args:
         entities: What to sync; whatever the order here, it runs in sync order.
+        mode: `full` sends every item; `changed` only those that are new, have changed, or were
+            never confirmed: no run has a successful step for their current request id.
+        dry_run: Read, validate and decide as a real run does, but send nothing.
         trigger: Who or what asked for this run; free text, for the audit trail.
     """
     settings = read_settings()
     selected = in_sync_order(entities)
-    run_id = await asyncio.to_thread(
-        audit_trail(settings).open_run,
-        runtime.flow_run.id,
-        runtime.flow_run.name,
-        trigger=trigger,
-        entities=selected,
-    )
-    threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=settings.concurrency)
-    stage = sync_stage.with_options(task_runner=threads)
-    with sending(str(run_id)) as sender:
+    options = RunOptions(trigger, tuple(selected), SyncMode(mode), dry_run)
+    run_id = await asyncio.to_thread(open_current_run, options)
+    progress = ProgressBoard(run_id)
+    with sending(str(run_id)) as sender, stage_runner(settings) as task_runner:
+        stage = sync_stage.with_options(task_runner=task_runner)
         for entity_type in selected:
-            async with progress_shown(run_id, entity_type):
+            with progress.showing(entity_type):
                 state = await stage(str(run_id), entity_type, return_state=True)
             await raise_unless_settled(state)
             await asyncio.to_thread(log_stage, run_id, entity_type, state)
-        totals, failures = await asyncio.to_thread(sender.audit.tally, run_id)
-        return concluding_state(totals, failures, sender.gate.closed_because)
+        await progress.finish()
+        return await asyncio.to_thread(conclusion, sender)
 
 
 @flow(
@@ -86,13 +91,8 @@ async def sync_stage(run_id: str, entity_type: EntityName) -> State[Totals]:
     """Upsert all items of one entity type, one task run a batch; fails when an item is not in."""
     sender = sender_of(run_id)
     batches = await asyncio.to_thread(sender.plan, entity_type)
-    with (
-        sender.gate.closing_on_error(),
-        task_runs_unlogged(),
-        SyncClientContext.get_or_create(),
-    ):
+    with sender.stopping_on_error(), task_runs_unlogged():
         futures = upsert_task(sender.settings).map(unmapped(run_id), batches)
         await asyncio.to_thread(wait, futures)
-    await asyncio.to_thread(sender.write_off_lost, batches, futures)
-    totals, failures = await asyncio.to_thread(sender.audit.tally, sender.run_id, entity_type)
-    return concluding_state(totals, failures, sender.gate.closed_because)
+    await asyncio.to_thread(sender.settle, entity_type, batches, futures)
+    return await asyncio.to_thread(conclusion, sender, entity_type)

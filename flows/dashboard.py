@@ -3,8 +3,8 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,60 +13,73 @@ from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifa
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.context import FlowRunContext
 
-from flows.state_mirror import trigger_of
-from tasks.audit import RunId
+from flows.state_mirror import current_flow_run, options_of
+from tasks.audit import RunId, RunOptions, SyncMode
 from tasks.entities import ENTITY_NAMES
-from tasks.history import Counts, RunRecord, StepRecord, run_history
+from tasks.history import Counts, RunRecord, StageRecord, StepRecord, run_history
 from tasks.settings import read_mongo_settings
 
 FAILURES_SHOWN: Final = 100
 """How many failures a stage logs and a run tables; all of them are in `sync_steps`."""
+FAULTS_SHOWN: Final = 10_000
+"""How many of the items that would fail a dry run tables; all of them are in `sync_steps`."""
 PROGRESS_SECONDS: Final = 2.0
 """How often the progress of a stage is told."""
 _TRIGGER_LENGTH: Final = 60
 
 
-def name_of_run(entities: Sequence[str], trigger: str) -> str:
+def name_of_run(options: RunOptions) -> str:
     """Return what a run is called, such as `all entities - schedule`."""
-    what = "all entities" if len(set(entities)) == len(ENTITY_NAMES) else ", ".join(entities)
-    return f"{what} - {trigger[:_TRIGGER_LENGTH]}"
+    is_all = len(options.entities) == len(ENTITY_NAMES)
+    what = "all entities" if is_all else ", ".join(options.entities)
+    if options.mode is SyncMode.CHANGED:
+        what = f"changed: {what}"
+    if options.dry_run:
+        what = f"dry run: {what}"
+    return f"{what} - {options.trigger[:_TRIGGER_LENGTH]}"
 
 
 def name_of_current_run() -> str:
     """Name of the `admin-sync` flow run that is about to begin."""
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None or context.parameters is None:
-        raise LookupError("there is no current flow run to name")
-    return name_of_run(context.parameters["entities"], trigger_of(context.flow_run))
+    return name_of_run(options_of(current_flow_run()))
 
 
-@asynccontextmanager
-async def progress_shown(run_id: RunId, entity_type: str) -> AsyncIterator[None]:
-    """Keep a progress artifact of the run up to date while its stage runs in the block.
+class ProgressBoard:
+    """The progress artifacts of a run, one a stage, kept up to date while it runs.
 
-    A Prefect API that doesn't take it stops nothing.
+    A Prefect API that doesn't take one stops nothing.
     """
-    stage_ended = asyncio.Event()
-    showing = asyncio.create_task(_show_progress(run_id, entity_type, stage_ended))
-    try:
-        yield
-    finally:
-        stage_ended.set()
-        (outcome,) = await asyncio.gather(showing, return_exceptions=True)
-        if isinstance(outcome, Exception):
-            get_run_logger().warning(
-                "The progress of %s is not shown: %s", entity_type, type(outcome).__name__
-            )
+
+    def __init__(self, run_id: RunId) -> None:
+        self._run_id = run_id
+        self._showing: dict[str, asyncio.Task[None]] = {}
+
+    @contextmanager
+    def showing(self, entity_type: str) -> Iterator[None]:
+        """Show the progress of a stage while it runs in the block; the last word comes later."""
+        stage_ended = asyncio.Event()
+        show = _show_progress(self._run_id, entity_type, stage_ended)
+        self._showing[entity_type] = asyncio.create_task(show)
+        try:
+            yield
+        finally:
+            stage_ended.set()
+
+    async def finish(self) -> None:
+        """Wait for the last word on each stage."""
+        outcomes = await asyncio.gather(*self._showing.values(), return_exceptions=True)
+        for entity_type, outcome in zip(self._showing, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                get_run_logger().warning(
+                    "The progress of %s is not shown: %s", entity_type, type(outcome).__name__
+                )
 
 
 async def _show_progress(run_id: RunId, entity_type: str, stage_ended: asyncio.Event) -> None:
     artifact_id: UUID | None = None
     is_ended = False
     while not is_ended:
-        # Not at once: on SQLite, a first artifact beside the stage's first requests collides
-        # with them, and costs the stage two seconds.
         is_ended = await _is_set_within(PROGRESS_SECONDS, stage_ended)
         done, total = await asyncio.to_thread(_progress, run_id, entity_type)
         percentage = 100.0 if is_ended else min(99.0, 100 * done / max(total, 1))
@@ -123,22 +136,42 @@ def log_stage(run_id: RunId, entity_type: str, state: State[Any]) -> None:
 
 def publish_results(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """State hook: leave a summary, and a table of the failures, with a run that has ended."""
-    history = run_history(read_mongo_settings())
-    run = history.run_of(str(flow_run.id))
+    run = run_history(read_mongo_settings()).run_of(str(flow_run.id))
     if run is None:
         return
+    if run.dry_run:
+        _publish_dry_run(flow_run, run)
+    else:
+        _publish_run(flow_run, run)
+
+
+def _publish_run(flow_run: FlowRun, run: RunRecord) -> None:
     _publish(
         flow_run,
         key="summary",
         description=f"{run.status}: {run.message or ''} (run_id {run.id})",
         rows=list(_summary_rows(run)),
     )
-    failures = history.failures(RunId(run.id), FAILURES_SHOWN)
+    _publish_failures(flow_run, run, "Failed items", FAILURES_SHOWN)
+
+
+def _publish_dry_run(flow_run: FlowRun, run: RunRecord) -> None:
+    _publish(
+        flow_run,
+        key="dry-run",
+        description=f"{run.message or ''} (run_id {run.id})",
+        rows=[_dry_run_row(stage) for stage in run.stages],
+    )
+    _publish_failures(flow_run, run, "Items that would fail", FAULTS_SHOWN)
+
+
+def _publish_failures(flow_run: FlowRun, run: RunRecord, what: str, limit: int) -> None:
+    failures = run_history(read_mongo_settings()).failures(RunId(run.id), limit)
     if failures:
         _publish(
             flow_run,
             key="failures",
-            description=f"Failed items: {len(failures)} of {run.totals.failed} are shown",
+            description=f"{what}: {len(failures)} of {run.totals.failed} are shown",
             rows=[_failure_row(step) for step in failures],
         )
 
@@ -172,6 +205,17 @@ def _summary_row(name: str, status: str, counts: Counts, seconds: float | None) 
         "failed": counts.failed,
         "skipped": counts.skipped,
         "seconds": None if seconds is None else round(seconds, 1),
+    }
+
+
+def _dry_run_row(stage: StageRecord) -> dict[str, Any]:
+    return {
+        "stage": stage.entity_type,
+        "items": stage.total,
+        "would be sent": stage.would_send,
+        "first": stage.first,
+        "unchanged": stage.unchanged,
+        "would fail": stage.failed,
     }
 
 

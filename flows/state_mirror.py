@@ -1,14 +1,17 @@
 """What Prefect says of a run and what the audit trail says: each made from the other."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
-from tasks.audit import RunId, RunStatus, Totals, audit_trail
+from tasks.audit import RunId, RunOptions, RunStatus, SyncMode, Totals, audit_trail
 from tasks.entities import ENTITY_NAMES, in_sync_order
+from tasks.sender import Sender
 from tasks.settings import read_mongo_settings
 
 MANUAL: Final = "manual"
@@ -57,10 +60,37 @@ def open_run_of(flow_run: FlowRun) -> RunId:
         MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
     """
     return audit_trail(read_mongo_settings()).open_run(
-        str(flow_run.id),
-        flow_run.name,
+        str(flow_run.id), flow_run.name, options_of(flow_run)
+    )
+
+
+def open_current_run(options: RunOptions) -> RunId:
+    """Find or create the `sync_runs` document of the flow run that runs here; returns its key.
+
+    Raises:
+        MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
+    """
+    flow_run = current_flow_run()
+    asked = replace(options, trigger=trigger_of(flow_run))
+    return audit_trail(read_mongo_settings()).open_run(str(flow_run.id), flow_run.name, asked)
+
+
+def current_flow_run() -> FlowRun:
+    """Return the flow run that runs here, with the values of all its parameters."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.parameters is None:
+        raise LookupError("there is no current flow run")
+    return context.flow_run.model_copy(update={"parameters": context.parameters})
+
+
+def options_of(flow_run: FlowRun) -> RunOptions:
+    """Return what was asked of a run; Prefect's records may lack what is a default."""
+    asked = flow_run.parameters
+    return RunOptions(
         trigger=trigger_of(flow_run),
-        entities=in_sync_order(flow_run.parameters.get("entities", ENTITY_NAMES)),
+        entities=tuple(in_sync_order(asked.get("entities", ENTITY_NAMES))),
+        mode=SyncMode(asked.get("mode", SyncMode.FULL)),
+        dry_run=asked.get("dry_run", False),
     )
 
 
@@ -88,6 +118,14 @@ def status_of(state: State[Any]) -> RunStatus:
     return _STATUS_BY_TYPE[state.type]
 
 
+def conclusion(sender: Sender, entity_type: str | None = None) -> State[Totals]:
+    """Return the Prefect state of a run, or one of its stages, that has come to its end."""
+    totals, failures = sender.audit.tally(sender.run_id, entity_type)
+    if sender.is_dry_run:
+        return dry_state(totals)
+    return concluding_state(totals, failures, sender.stopped_because())
+
+
 def concluding_state(
     totals: Totals, failures: Mapping[str, int], stopped_because: str | None
 ) -> State[Totals]:
@@ -99,14 +137,31 @@ def concluding_state(
         stopped_because: the run-stopping error, None where there was none.
     """
     if totals.status is RunStatus.SUCCESS:
-        return Completed(message=f"{totals.success} of {totals.total} items are in", data=totals)
-    skipped = f" and {totals.skipped} were skipped" if totals.skipped else ""
+        return Completed(message=_in_words(totals), data=totals)
+    not_sent = totals.skipped - totals.unchanged
+    skipped = f" and {not_sent} were skipped" if not_sent else ""
     counts = ", ".join(f"{code} ({count})" for code, count in failures.items())
     message = f"{totals.failed} of {totals.total} items failed{skipped}: {counts}"
     if stopped_because is not None:
         message = f"Stopped by {stopped_because}. {message}"
     name = _failed_state_name(totals, is_stopped=stopped_because is not None)
     return Failed(name=name, message=message, data=SyncIncomplete(message, totals))
+
+
+def _in_words(totals: Totals) -> str:
+    unchanged = f", {totals.unchanged} of them unchanged and not sent" if totals.unchanged else ""
+    return f"{totals.items_in} of {totals.total} items are in{unchanged}"
+
+
+def dry_state(totals: Totals) -> State[Totals]:
+    """Return the Prefect state of a dry run, or a stage of it, that has come to its end."""
+    would_send = totals.skipped - totals.unchanged
+    message = f"Dry run: {would_send} of {totals.total} items would be sent"
+    if totals.unchanged:
+        message += f", {totals.unchanged} are unchanged"
+    if totals.failed:
+        message += f", {totals.failed} would fail"
+    return Completed(message=message, data=totals)
 
 
 def _failed_state_name(totals: Totals, *, is_stopped: bool) -> str | None:

@@ -21,6 +21,8 @@ class DeployFailed(RuntimeError):
 def deploy() -> None:
     """Make the work pool and the deployments; a schedule that is switched on stays on.
 
+    The deployments share one concurrency limit, so that no two of their runs overlap.
+
     Raises:
         DeployFailed: Prefect doesn't answer, or did not take it; the message says which.
     """
@@ -42,6 +44,7 @@ def _deploy(client: SyncPrefectClient) -> None:
     for schedule in _schedules(client):
         if _place(schedule) in switched_on and not schedule.active:
             _switch_on(client, schedule)
+    _share_limit(client)
 
 
 def _schedules(client: SyncPrefectClient) -> list[DeploymentSchedule]:
@@ -57,6 +60,21 @@ def _place(schedule: DeploymentSchedule) -> tuple[UUID | None, str | None]:
 def _switch_on(client: SyncPrefectClient, schedule: DeploymentSchedule) -> None:
     if schedule.deployment_id is not None:
         client.update_deployment_schedule(schedule.deployment_id, schedule.id, active=True)
+
+
+def _share_limit(client: SyncPrefectClient) -> None:
+    """Let all deployments take turns; prefect.yaml can give each only a limit of its own."""
+    first, *others = sorted(client.read_deployments(), key=lambda deployment: deployment.name)
+    limit = first.global_concurrency_limit
+    if limit is None:
+        return
+    for deployment in others:
+        client.request(
+            "PATCH",
+            "/deployments/{id}",
+            path_params={"id": deployment.id},
+            json={"global_concurrency_limit_id": str(limit.id)},
+        )
 
 
 def _prefect(*arguments: str) -> None:

@@ -17,6 +17,7 @@ from scripts.local_process import (
     serve_until_stopped,
 )
 
+_SERVER: Final = Path(__file__).with_name("prefect_on_sqlite.py")
 _DEFAULT_HOME: Final = Path(__file__).parents[1] / ".local" / "prefect"
 
 _SERVER_SETTINGS: Final = {
@@ -44,7 +45,7 @@ def local_prefect_server(home: Path, port: int | None = None) -> Iterator[str]:
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     api_url = f"http://{LOCALHOST}:{port}/api"
-    command = [sys.executable, "-m", "prefect", "server", "start"]
+    command = [sys.executable, "-P", str(_SERVER), "server", "start"]
     with running(
         [*command, "--host", LOCALHOST, "--port", str(port)],
         name="The Prefect server",

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -22,8 +22,8 @@ from tasks.settings import MongoSettings
 
 _logger = logging.getLogger(__name__)
 
-STEPS_BEHIND: Final = 100
-"""At most this many steps of the process wait to be written."""
+STEPS_BEHIND: Final = 50
+"""At most this many steps of the process wait to be written, beside those being written."""
 SECONDS_BEHIND: Final = 1.0
 """At most this long does a step wait to be written."""
 ERRORS_SHOWN: Final = 100
@@ -51,6 +51,25 @@ class RunStatus(StrEnum):
     @property
     def is_terminal(self) -> bool:
         return self not in (RunStatus.PENDING, RunStatus.RUNNING)
+
+
+class SyncMode(StrEnum):
+    """Which items a run sends."""
+
+    FULL = "full"
+    """All of them."""
+    CHANGED = "changed"
+    """Those whose request id no run has a successful step for."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What was asked of a run."""
+
+    trigger: str
+    entities: tuple[str, ...]
+    mode: SyncMode = SyncMode.FULL
+    dry_run: bool = False
 
 
 class StepState(StrEnum):
@@ -83,28 +102,56 @@ class Step:
 
 @dataclass(frozen=True)
 class Totals:
-    """Items of a run or of a stage: `total` is the sum of the other three."""
+    """Items of a run or of a stage: `total` is the sum of the first three.
+
+    `unchanged` of the skipped items are in already: an earlier run has sent them.
+    """
 
     success: int = 0
     failed: int = 0
     skipped: int = 0
+    unchanged: int = 0
 
     @property
     def total(self) -> int:
         return self.success + self.failed + self.skipped
 
     @property
+    def items_in(self) -> int:
+        return self.success + self.unchanged
+
+    @property
     def status(self) -> RunStatus:
         """What the counts alone say; nothing to do is a success."""
-        if self.success == self.total:
+        if self.items_in == self.total:
             return RunStatus.SUCCESS
-        return RunStatus.PARTIAL if self.success else RunStatus.FAILED
+        return RunStatus.PARTIAL if self.items_in else RunStatus.FAILED
 
     def __add__(self, other: "Totals") -> "Totals":
         return Totals(
             self.success + other.success,
             self.failed + other.failed,
             self.skipped + other.skipped,
+            self.unchanged + other.unchanged,
+        )
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a stage left alone: such items are counted, and have no step.
+
+    `would_send` is a dry run's; `first` is the natural key of the first of those.
+    """
+
+    unchanged: int = 0
+    would_send: int = 0
+    first: str | None = None
+
+    def __add__(self, other: "Decisions") -> "Decisions":
+        return Decisions(
+            self.unchanged + other.unchanged,
+            self.would_send + other.would_send,
+            self.first or other.first,
         )
 
 
@@ -128,7 +175,10 @@ class AuditTrail:
     `STEPS_BEHIND` steps or `SECONDS_BEHIND` seconds late, and at once by `flush`.
     """
 
-    def __init__(self, database: Database[Document]) -> None:
+    def __init__(
+        self, database: Database[Document], steps_retention_days: int | None = None
+    ) -> None:
+        self._retention_days = steps_retention_days
         self._runs = database.get_collection("sync_runs", write_concern=_DURABLE)
         self._steps = database.get_collection("sync_steps", write_concern=_DURABLE)
         self._waiting: list[UpdateOne] = []
@@ -164,27 +214,28 @@ class AuditTrail:
                 ),
             ]
         )
+        self._keep_steps_for(self._retention_days)
 
     @translating_errors
-    def open_run(
-        self, flow_run_id: str, flow_run_name: str, *, trigger: str | None, entities: Sequence[str]
-    ) -> RunId:
+    def open_run(self, flow_run_id: str, flow_run_name: str, options: RunOptions) -> RunId:
         """Find or create the run of a Prefect flow run and return its `run_id`.
 
         Raises:
             MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
         """
         self.prepare()
+        parameters = {**asdict(options), "entities": list(options.entities)}
         opening = {
             "flow_run_name": flow_run_name,
             "status": RunStatus.PENDING.value,
-            "mode": "full",
-            "trigger": trigger,
-            "parameters": {"entities": list(entities), "trigger": trigger},
+            "mode": options.mode.value,
+            "dry_run": options.dry_run,
+            "trigger": options.trigger,
+            "parameters": parameters,
             "started_at": datetime.now(UTC),
             "finished_at": None,
             "totals": _counts(Totals()),
-            "stages": [_pending_stage(entity_type) for entity_type in entities],
+            "stages": [_pending_stage(entity_type) for entity_type in options.entities],
             "errors": [],
             "message": None,
         }
@@ -238,6 +289,27 @@ class AuditTrail:
         """Say how many items a stage is going to have, before it has them."""
         self._change_stage(run_id, entity_type, {"total": items})
 
+    def decide(self, run_id: RunId, entity_type: str, decisions: Decisions) -> None:
+        """Say what a stage has left alone."""
+        self._change_stage(run_id, entity_type, asdict(decisions))
+
+    @translating_errors
+    def stop(self, run_id: RunId, reason: str) -> None:
+        """Let no process send anything more for a run; the first reason stays."""
+        going_on = {"_id": run_id, "stopped_because": None}
+        self._runs.update_one(going_on, {"$set": {"stopped_because": reason}})
+
+    def stopped_because(self, run_id: RunId) -> str | None:
+        """Return why nothing more is sent for a run, None as long as it goes on."""
+        run = self._runs.find_one({"_id": run_id}, {"stopped_because": True})
+        return (run or {}).get("stopped_because")
+
+    def confirmed(self, request_ids: Sequence[str]) -> set[str]:
+        """Return those of the request ids that have a successful step in any run."""
+        return set(
+            self._steps.distinct("request_id", {"request_id": {"$in": request_ids}, "ok": True})
+        )
+
     def record(self, run_id: RunId, flow_run_id: str, step: Step) -> None:
         """Note a step; it is written soon.
 
@@ -278,11 +350,7 @@ class AuditTrail:
     def prior_steps(
         self, run_id: RunId, entity_type: str, start: Any, end: Any
     ) -> dict[bytes, PriorStep]:
-        """Return the steps this run already has for `start <= source_id < end`, by `identity`.
-
-        Those that still wait to be written are written first, and so are among them.
-        """
-        self.flush()
+        """Return the steps on record of this run for `start <= source_id < end`, by `identity`."""
         low, high = (
             [("run_id", run_id), ("entity_type", entity_type), ("source_id", bound)]
             for bound in (start, end)
@@ -307,7 +375,7 @@ class AuditTrail:
         )
 
     def tally(self, run_id: RunId, entity_type: str | None = None) -> tuple[Totals, dict[str, int]]:
-        """Count the steps of a run, or of one of its stages.
+        """Count the items of a run, or of one of its stages: its steps, and what was left alone.
 
         Returns the totals, and how many items are not in by error code, most frequent first.
         """
@@ -320,11 +388,36 @@ class AuditTrail:
                 {"$sort": {"count": DESCENDING, "_id": ASCENDING}},
             ]
         )
-        return _tally(list(groups))
+        totals, failures = _tally(list(groups))
+        left_alone = self.decisions(run_id, entity_type)
+        return totals + _totals_of(left_alone), failures
+
+    def decisions(self, run_id: RunId, entity_type: str | None = None) -> Decisions:
+        """Return what a run, or one of its stages, has left alone so far."""
+        run = self.run(run_id) or {"stages": []}
+        return sum(
+            (
+                Decisions(stage["unchanged"], stage["would_send"], stage["first"])
+                for stage in run["stages"]
+                if entity_type in (None, stage["entity_type"])
+            ),
+            Decisions(),
+        )
 
     def run(self, run_id: RunId) -> Document | None:
         """Return the document of a run, None where there is none."""
         return self._runs.find_one({"_id": run_id})
+
+    def _keep_steps_for(self, days: int | None) -> None:
+        """Let MongoDB delete steps when they are that old; None: never."""
+        present = self._steps.index_information().get(_EXPIRY)
+        wanted = None if days is None else days * 86_400
+        if wanted == (present and present["expireAfterSeconds"]):
+            return
+        if present:
+            self._steps.drop_index(_EXPIRY)
+        if wanted is not None:
+            self._steps.create_index("updated_at", name=_EXPIRY, expireAfterSeconds=wanted)
 
     def _begin(self, run_id: RunId, at: datetime) -> None:
         """Take `at` for the start of a run that somebody opened before it began."""
@@ -359,7 +452,7 @@ class AuditTrail:
 @lru_cache(maxsize=8)
 def audit_trail(settings: MongoSettings) -> AuditTrail:
     """Return this process's audit trail of the database that the settings name."""
-    return AuditTrail(database(settings))
+    return AuditTrail(database(settings), settings.steps_retention_days)
 
 
 _DURABLE: Final = WriteConcern(w="majority", j=True)
@@ -369,6 +462,7 @@ _STEP_IDENTITY: Final = [
     ("entity_type", ASCENDING),
     ("source_id", ASCENDING),
 ]
+_EXPIRY: Final = "steps_expire"
 _OLDEST_FIRST: Final = [("created_at", ASCENDING), ("_id", ASCENDING)]
 _AWAITING_RETRY: Final = {"state": StepState.AWAITING_RETRY.value}
 _IS_SKIPPED: Final = {"$eq": ["$error.class", ErrorClass.SKIPPED.value]}
@@ -388,6 +482,10 @@ def _tally(groups: list[Document]) -> tuple[Totals, dict[str, int]]:
     return totals, dict(failures)
 
 
+def _totals_of(decisions: Decisions) -> Totals:
+    return Totals(skipped=decisions.unchanged + decisions.would_send, unchanged=decisions.unchanged)
+
+
 def _counts(totals: Totals) -> Document:
     return {
         "total": totals.total,
@@ -402,6 +500,7 @@ def _pending_stage(entity_type: str) -> Document:
         "entity_type": entity_type,
         "status": RunStatus.PENDING.value,
         **_counts(Totals()),
+        **asdict(Decisions()),
         "started_at": None,
         "finished_at": None,
     }

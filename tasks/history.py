@@ -19,7 +19,7 @@ from pydantic import (
 from pymongo import ASCENDING, DESCENDING
 from pymongo.database import Database
 
-from tasks.audit import RunId, RunStatus, StepState
+from tasks.audit import RunId, RunStatus, StepState, SyncMode
 from tasks.errors import ErrorClass
 from tasks.mongo import Document, database, translating_errors
 from tasks.settings import MongoSettings
@@ -65,10 +65,17 @@ class Counts(_Record):
 
 
 class StageRecord(Counts):
-    """One stage of a run."""
+    """One stage of a run.
+
+    `unchanged` items were skipped because an earlier run had sent them, `would_send` ones because
+    it was a dry run; `first` is the natural key of the first of those.
+    """
 
     entity_type: str
     status: RunStatus
+    unchanged: int = 0
+    would_send: int = 0
+    first: str | None = None
     started_at: UtcTime | None
     finished_at: UtcTime | None
 
@@ -96,7 +103,8 @@ class RunRecord(_Record):
     finished_at: UtcTime | None
     totals: Counts
     errors: list[RunErrorRecord]
-    mode: str
+    mode: SyncMode
+    dry_run: bool = False
     trigger: str | None
     message: str | None
     flow_run_id: str

@@ -47,7 +47,7 @@ def translating_errors(
 
 def is_connection_lost(error: object) -> bool:
     """Whether an error says that MongoDB was away, or has a new primary: another try may do."""
-    return isinstance(error, ConnectionFailure)
+    return isinstance(error, (ConnectionFailure, MongoUnavailable))
 
 
 def database(settings: MongoSettings) -> Database[Document]:

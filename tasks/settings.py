@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import (
@@ -102,6 +102,9 @@ class MongoSettings(BaseSettings):
         validation_alias="MONGODB_DB",
         pattern=r'^[^/\\. "$*<>:|?\x00]{1,63}$',
     )
+    steps_retention_days: int | None = Field(
+        None, validation_alias="ADMIN_STEPS_RETENTION_DAYS", ge=1, le=10_000
+    )
 
 
 class Settings(MongoSettings):
@@ -115,6 +118,8 @@ class Settings(MongoSettings):
     retry_base_delay_ms: int = Field(300, validation_alias="ADMIN_RETRY_BASE_DELAY_MS", ge=0)
     retry_after_max_ms: int = Field(60_000, validation_alias="ADMIN_RETRY_AFTER_MAX_MS", ge=0)
     concurrency: int = Field(3, validation_alias="ADMIN_CONCURRENCY", ge=1, le=256)
+    task_runner: Literal["threads", "dask"] = Field("threads", validation_alias="ADMIN_TASK_RUNNER")
+    dask_scheduler: str | None = Field(None, validation_alias="DASK_SCHEDULER_ADDRESS")
     max_task_runs: int = Field(100, validation_alias="ADMIN_MAX_TASK_RUNS", ge=1)
     allow_insecure_http: bool = Field(False, validation_alias="ADMIN_ALLOW_INSECURE_HTTP")
 

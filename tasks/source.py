@@ -2,9 +2,10 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice, pairwise
 from typing import Any, Final
 
 from bson import Decimal128, MaxKey, MinKey, ObjectId
@@ -33,6 +34,9 @@ BOOKKEEPING: Final = frozenset(
 
 _CURSOR_BATCH = 200
 """Documents per round trip: few enough that a slow hub never outlives a server-side cursor."""
+_DECIDED_AT_ONCE = 1_000
+_LEAST_IN_BATCH = 50
+"""Items that a task run is worth, once an item no longer has one to itself."""
 _KEYS_PER_QUERY = 10_000
 _FAULTS_TOLD = 5
 
@@ -79,6 +83,13 @@ class InvalidItem:
     fault: str
 
 
+@dataclass(frozen=True)
+class Known:
+    """A source document whose request id is known: an earlier run has sent it."""
+
+    source_id: Any
+
+
 class _Unsendable(ValueError):
     """A value of the document has no place in a request."""
 
@@ -89,11 +100,12 @@ class Source:
     def __init__(self, database: Database[Document]) -> None:
         self._database = database
 
-    def plan(self, entity_type: EntityType, max_batches: int) -> list[Batch]:
+    def plan(self, entity_type: EntityType, concurrency: int, max_batches: int) -> list[Batch]:
         """Cut a collection into at most `max_batches` ranges of `_id`, without gap or overlap.
 
         Up to `max_batches` documents, each is a batch of its own, labelled with its natural key.
-        The outer ranges are open, so a document that comes while the stage runs is read too.
+        More of them go in as many batches as keep `concurrency` of them busy to the end. The
+        outer ranges are open, so a document that comes while the stage runs is read too.
         """
         key_field = entity_type.natural_key
         projection = {"_id": True, key_field: True}
@@ -102,18 +114,37 @@ class Source:
         )
         if len(first) <= max_batches:
             labels = [_label(entity_type, document) for document in first]
-            return _ranges(entity_type, [document["_id"] for document in first], labels, size=1)
+            starts = [document["_id"] for document in first]
+            return _ranges(entity_type, starts, labels, [1] * len(starts))
         count = self._database[entity_type.collection].count_documents({})
-        size = math.ceil(count / max_batches)
-        starts = self._every_nth_id(entity_type, size, max_batches)
+        sizes = _sizes(count, _number_of_batches(count, concurrency, max_batches))
+        starts = self._starts(entity_type, sizes)
         labels = [f"batch {number} of {len(starts)}" for number in range(1, len(starts) + 1)]
-        return _ranges(entity_type, starts, labels, size)
+        return _ranges(entity_type, starts, labels, sizes)
 
     def read(self, batch: Batch) -> Iterator[Item | InvalidItem]:
         """Read the items of a batch in `_id` order, each validated; none is left out."""
         entity_type = entity_type_named(batch.entity_type)
         for document in self._in_id_order(entity_type, batch.start, batch.end):
             yield item_from(entity_type, document)
+
+    def read_unless(
+        self, batch: Batch, are_known: Callable[[Sequence[str]], Container[str]]
+    ) -> Iterator[Item | InvalidItem | Known]:
+        """Read the items of a batch in `_id` order; those whose request id is known unvalidated.
+
+        `are_known` is asked for up to `_DECIDED_AT_ONCE` request ids, and returns those that are.
+        """
+        entity_type = entity_type_named(batch.entity_type)
+        documents = self._in_id_order(entity_type, batch.start, batch.end)
+        while page := list(islice(documents, _DECIDED_AT_ONCE)):
+            request_ids = [request_id_of(entity_type, document) for document in page]
+            known = are_known([identifier for identifier in request_ids if identifier])
+            for document, identifier in zip(page, request_ids, strict=True):
+                if identifier in known:
+                    yield Known(document["_id"])
+                else:
+                    yield item_from(entity_type, document)
 
     def duplicates(self, entity_type: EntityType) -> Iterator[Item | InvalidItem]:
         """Find the items whose natural key another document of a higher version has too.
@@ -136,14 +167,12 @@ class Source:
         cursor = cursor.hint([("_id", 1)]).batch_size(_CURSOR_BATCH).min([("_id", start)])
         return cursor if end is None else cursor.max([("_id", end)])
 
-    def _every_nth_id(self, entity_type: EntityType, nth: int, most: int) -> list[Any]:
+    def _starts(self, entity_type: EntityType, sizes: Sequence[int]) -> list[Any]:
+        """Return the first `_id` of each of the batches of these sizes that has a document."""
         starts: list[Any] = [MinKey()]
-        while len(starts) < most:
-            next_start = list(
-                self._in_id_order(entity_type, starts[-1], projection={"_id": True})
-                .skip(nth)
-                .limit(1)
-            )
+        for size in sizes[:-1]:
+            following = self._in_id_order(entity_type, starts[-1], projection={"_id": True})
+            next_start = list(following.skip(size).limit(1))
             if not next_start:
                 break
             starts.append(next_start[0]["_id"])
@@ -191,13 +220,41 @@ def item_from(entity_type: EntityType, document: Document) -> Item | InvalidItem
     return InvalidItem(entity_type, document["_id"], natural_key, version, fault)
 
 
+def request_id_of(entity_type: EntityType, document: Document) -> str | None:
+    """Return the request id of a document; None where it can't be sent.
+
+    Cheap where the document has a version or a time: the rest of it is then not looked at.
+    """
+    natural_key = _natural_key(entity_type, document)
+    if natural_key is None:
+        return None
+    version, updated_at = document.get("version"), _moment(document.get("updated_at"))
+    if type(version) is int or (version is None and updated_at is not None):
+        told = effective_version(version, updated_at, {})
+        return request_id(entity_type.name, natural_key, told)
+    item = item_from(entity_type, document)
+    return item.request_id if isinstance(item, Item) else None
+
+
+def _number_of_batches(count: int, concurrency: int, max_batches: int) -> int:
+    """Return a multiple of `concurrency` where that fits, so that all of it is busy to the end."""
+    wanted = min(max_batches, max(concurrency, count // _LEAST_IN_BATCH))
+    return wanted - wanted % concurrency if wanted >= concurrency else wanted
+
+
+def _sizes(count: int, parts: int) -> list[int]:
+    """Cut a number of documents into parts that differ by one at most."""
+    bounds = [count * part // parts for part in range(parts + 1)]
+    return [end - start for start, end in pairwise(bounds)]
+
+
 def _ranges(
-    entity_type: EntityType, starts: list[Any], labels: list[str], size: int
+    entity_type: EntityType, starts: list[Any], labels: list[str], sizes: Sequence[int]
 ) -> list[Batch]:
     bounds = [MinKey(), *starts[1:], MaxKey()]
     return [
         Batch(entity_type.name, label, start, end, size)
-        for label, start, end in zip(labels, bounds, bounds[1:], strict=False)
+        for label, start, end, size in zip(labels, bounds, bounds[1:], sizes, strict=False)
     ]
 
 

@@ -39,9 +39,9 @@ def database(mongodb_uri: str) -> Iterator[Database[dict[str, Any]]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(source_ids, max_size=40), st.integers(1, 12))
+@given(st.lists(source_ids, max_size=40), st.integers(1, 12), st.integers(1, 20))
 def test_every_document_is_in_exactly_one_batch(
-    database: Database[dict[str, Any]], ids: list[Any], max_batches: int
+    database: Database[dict[str, Any]], ids: list[Any], max_batches: int, concurrency: int
 ) -> None:
     collection = database[TENANT.collection]
     collection.drop()
@@ -50,15 +50,42 @@ def test_every_document_is_in_exactly_one_batch(
     count = collection.count_documents({})
     source = Source(database)
 
-    batches = source.plan(TENANT, max_batches)
+    batches = source.plan(TENANT, concurrency, max_batches)
     read = [[identity(item.source_id) for item in source.read(batch)] for batch in batches]
 
     assert len(batches) <= max_batches
     in_order = [identity(document["_id"]) for document in collection.find().sort("_id", 1)]
     assert [source_id for batch in read for source_id in batch] == in_order
-    largest = math.ceil(count / max_batches) if count else 0
+    number = count if count <= max_batches else min(concurrency, max_batches)
+    largest = math.ceil(count / number) if count else 0
     assert all(0 < len(batch) <= largest for batch in read)
     assert len({batch.name for batch in batches}) == len(batches) or count <= max_batches
+
+
+@pytest.mark.parametrize(
+    ("count", "concurrency", "max_batches", "planned"),
+    [
+        (101, 3, 100, 3),
+        (101, 16, 100, 16),
+        (1_000, 16, 100, 16),
+        (1_000, 3, 100, 18),
+        (6_000, 16, 100, 96),
+        (6_000, 3, 100, 99),
+        (6_000, 200, 100, 100),
+    ],
+)
+def test_batches_keep_all_of_the_concurrency_busy_and_are_not_small(
+    database: Database[dict[str, Any]],
+    count: int,
+    concurrency: int,
+    max_batches: int,
+    planned: int,
+) -> None:
+    collection = database[TENANT.collection]
+    collection.drop()
+    collection.insert_many([{"_id": number} for number in range(count)])
+    batches = Source(database).plan(TENANT, concurrency, max_batches)
+    assert len(batches) == planned
 
 
 def test_a_document_that_comes_after_the_plan_is_read_too(
@@ -68,7 +95,7 @@ def test_a_document_that_comes_after_the_plan_is_read_too(
     collection.drop()
     collection.insert_many([{"_id": number} for number in range(10)])
     source = Source(database)
-    batches = source.plan(TENANT, 3)
+    batches = source.plan(TENANT, 3, 3)
     collection.insert_many([{"_id": -1}, {"_id": 4.5}, {"_id": 11}])
     read = [item.source_id for batch in batches for item in source.read(batch)]
     assert read == [-1, 0, 1, 2, 3, 4, 4.5, 5, 6, 7, 8, 9, 11]
@@ -81,5 +108,5 @@ def test_up_to_the_limit_each_item_is_its_own_batch_named_after_it(
     collection.drop()
     key = ObjectId()
     collection.insert_many([{"_id": 1, "id": "acme"}, {"_id": "keyless"}, {"_id": key}])
-    names = [batch.name for batch in Source(database).plan(TENANT, 3)]
+    names = [batch.name for batch in Source(database).plan(TENANT, 1, 3)]
     assert names == ["tenant acme", "tenant _id keyless", f"tenant {key}"]

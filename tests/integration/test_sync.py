@@ -36,7 +36,12 @@ def test_the_seeds_five_documents(world: World) -> None:
     assert document["status"] == "success"
     assert document["totals"] == {"total": 5, "success": 5, "failed": 0, "skipped": 0}
     assert (document["mode"], document["trigger"]) == ("full", "a test")
-    assert document["parameters"] == {"entities": ENTITY_NAMES, "trigger": "a test"}
+    assert document["parameters"] == {
+        "mode": "full",
+        "dry_run": False,
+        "entities": ENTITY_NAMES,
+        "trigger": "a test",
+    }
     assert document["errors"] == []
     assert document["started_at"] <= document["finished_at"]
     assert [stage["entity_type"] for stage in document["stages"]] == ENTITY_NAMES
@@ -176,11 +181,11 @@ def test_more_items_than_task_runs_go_in_batches(
     sent = [request["key"] for request in world.hub.requests()]
     assert sorted(sent) == sorted([*keys, keys[3]])
     (stage,) = stage_runs(run.document["flow_run_id"])
-    found = task_runs(stage, expected=7)
+    found = task_runs(stage, expected=5)
     assert {task_run.name for task_run in found} == {
-        f"tenant batch {number} of 7" for number in range(1, 8)
+        f"tenant batch {number} of 5" for number in range(1, 6)
     }
-    assert sum(task_run.run_count for task_run in found) == 8
+    assert sum(task_run.run_count for task_run in found) == 6
 
 
 def test_at_most_concurrency_requests_are_in_flight(

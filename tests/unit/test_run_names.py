@@ -1,30 +1,43 @@
 """What a run is called, and who is said to have asked for it."""
 
 import uuid
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from flows.dashboard import name_of_run
 from flows.state_mirror import trigger_of
+from tasks.audit import RunOptions, SyncMode
 from tasks.entities import ENTITY_NAMES
 
 
+def options(entities: Sequence[str] = ENTITY_NAMES, **asked: Any) -> RunOptions:
+    return RunOptions(**{"trigger": "manual", "entities": tuple(entities), **asked})
+
+
 @pytest.mark.parametrize(
-    ("entities", "name"),
+    ("asked", "name"),
     [
-        (ENTITY_NAMES, "all entities - manual"),
-        (ENTITY_NAMES[::-1], "all entities - manual"),
-        (["domain"], "domain - manual"),
-        (["tenant", "client"], "tenant, client - manual"),
+        (options(), "all entities - manual"),
+        (options(ENTITY_NAMES[::-1]), "all entities - manual"),
+        (options(["domain"]), "domain - manual"),
+        (options(["tenant", "client"]), "tenant, client - manual"),
+        (options(mode=SyncMode.CHANGED), "changed: all entities - manual"),
+        (options(["domain"], dry_run=True), "dry run: domain - manual"),
+        (
+            options(mode=SyncMode.CHANGED, dry_run=True, trigger="me"),
+            "dry run: changed: all entities - me",
+        ),
     ],
 )
-def test_a_run_is_named_after_what_it_syncs(entities: list[str], name: str) -> None:
-    assert name_of_run(entities, "manual") == name
+def test_a_run_is_named_after_what_it_does(asked: RunOptions, name: str) -> None:
+    assert name_of_run(asked) == name
 
 
 def test_a_long_trigger_is_cut_in_the_name() -> None:
-    assert len(name_of_run(ENTITY_NAMES, "x" * 200)) < 80
+    assert len(name_of_run(options(trigger="x" * 200))) < 80
 
 
 @pytest.mark.parametrize(

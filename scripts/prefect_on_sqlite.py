@@ -1,0 +1,40 @@
+"""`prefect server start` on SQLite, where a write waits for the one before it.
+
+A Prefect 3.9 server begins most writes as readers. SQLite then refuses one whose snapshot another
+has overtaken, the server answers 503, and its client tries again two seconds later
+(PrefectHQ/prefect issue 18934). Here each begins as the writer that it will be.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from prefect.cli import app
+from prefect.server.database.configurations import AioSqliteConfiguration
+from prefect.server.database.dependencies import set_database_config
+from prefect.settings import get_current_settings
+from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
+
+
+class PatientSqliteConfiguration(AioSqliteConfiguration):
+    """Begins every transaction with `BEGIN IMMEDIATE`."""
+
+    @asynccontextmanager
+    async def begin_transaction(
+        self,
+        session: AsyncSession,
+        with_for_update: bool = True,  # noqa: ARG002 - the base class's parameter
+    ) -> AsyncGenerator[AsyncSessionTransaction, None]:
+        async with super().begin_transaction(session, with_for_update=True) as transaction:
+            yield transaction
+
+
+def main() -> None:
+    """Run the Prefect command line, as `python -m prefect` does."""
+    connection_url = get_current_settings().server.database.connection_url
+    assert connection_url is not None
+    set_database_config(PatientSqliteConfiguration(connection_url.get_secret_value()))
+    app()
+
+
+if __name__ == "__main__":
+    main()
