@@ -187,14 +187,15 @@ class Slots:
             surplus = [lease for lease in self._leases if lease.is_idle_since(moment)]
             self._leases = [lease for lease in self._leases if lease not in surplus]
         for lease in surplus:
-            # What is not given back is free when its lease ends.
-            with suppress(httpx.HTTPError):
+            # What is not given back is free when its lease ends: Prefect may be away, or the
+            # client closed, since a batch can outlive a flow run that was interrupted.
+            with suppress(httpx.HTTPError, RuntimeError):
                 self._client.release_concurrency_slots_with_lease(lease.id)
 
     def _renew(self, lease: _Lease) -> None:
         if time.monotonic() - lease.renewed_at < _RENEWAL_SECONDS:
             return
-        with suppress(httpx.HTTPError):
+        with suppress(httpx.HTTPError, RuntimeError):
             self._client.renew_concurrency_lease(lease.id, LEASE_SECONDS)
             lease.renewed_at = time.monotonic()
 

@@ -1,0 +1,97 @@
+"""One measured run's surroundings: a database with its documents, and a hub that has nothing."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from pymongo import MongoClient
+from pymongo.database import Database
+
+from tasks.entities import EntityType
+from tasks.source import Item, item_from
+from tests.benchmarks.fast_hub import FastHub, fast_hub
+from tests.benchmarks.parts import Parts
+from tests.benchmarks.workload import Document, Workload
+
+REPOSITORY: Final = Path(__file__).parents[2]
+_DOCUMENTS_AT_ONCE: Final = 5_000
+_TOKEN: Final = "benchmark-token-7d3e"
+_FOREIGN: Final = ("ADMIN_", "MONGODB_", "PREFECT_")
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Where a contender runs."""
+
+    parts: Parts
+    workload: Workload
+    hub: FastHub
+    database: Database[Document]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of a contender's process; nothing of this machine's own settings."""
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)
+        }
+        return {
+            **inherited,
+            "PYTHONPATH": str(REPOSITORY),
+            "MONGODB_URI": self.parts.mongodb.address,
+            "MONGODB_DB": self.database.name,
+            "ADMIN_SYNC_TOKEN": _TOKEN,
+            "ADMIN_CONCURRENCY": str(self.workload.concurrency),
+            **self.hub.upsert_urls,
+            "PREFECT_API_URL": self.parts.prefect.address,
+            "PREFECT_HOME": str(self.parts.scratch / "prefect-client"),
+            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+            "DO_NOT_TRACK": "1",
+        }
+
+    def write_requests(self) -> Path:
+        """Write what our flow would send, for contenders that read no database."""
+        path = self.parts.scratch / f"{self.database.name}.json"
+        urls = self.hub.upsert_urls
+        stages = [
+            {
+                "entity_type": entity_type.name,
+                "url": urls[entity_type.url_variable],
+                "bodies": [
+                    _request_body(entity_type, document)
+                    for document in self.database[entity_type.collection].find()
+                ],
+            }
+            for entity_type in self.workload.entity_types
+        ]
+        path.write_text(json.dumps(stages))
+        return path
+
+
+@contextmanager
+def arena(parts: Parts, workload: Workload) -> Iterator[Arena]:
+    """Fill a fresh database and start a fresh hub; both are gone afterwards."""
+    name = f"benchmark_{uuid.uuid4().hex[:12]}"
+    client: MongoClient[Document] = MongoClient(parts.mongodb.address, tz_aware=True)
+    with client, fast_hub(parts.scratch / "hub.log", workload.latency_ms) as hub:
+        _insert(client[name], workload)
+        yield Arena(parts, workload, hub, client[name])
+        client.drop_database(name)
+
+
+def _insert(database: Database[Document], workload: Workload) -> None:
+    for entity_type in workload.entity_types:
+        documents = workload.documents(entity_type)
+        while chunk := list(islice(documents, _DOCUMENTS_AT_ONCE)):
+            database[entity_type.collection].insert_many(chunk)
+
+
+def _request_body(entity_type: EntityType, document: Document) -> Mapping[str, Any]:
+    item = item_from(entity_type, document)
+    assert isinstance(item, Item), "a generated document can't be sent"
+    return {"request_id": item.request_id, entity_type.name: item.body}

@@ -1,0 +1,183 @@
+"""A Stage 1 that costs next to nothing: answers each upsert, keeps only keys and counts.
+
+All contenders send to it. It shares the machine's cores with them, so it parses no more of
+HTTP/1.1 than their clients use: keep-alive and bodies of a stated length.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple, cast
+
+import httpx
+
+from scripts.local_hub import upsert_path, upsert_urls
+from scripts.local_process import LOCALHOST, answers, free_port, running
+from tasks.entities import ENTITY_TYPES
+
+_REPOSITORY: Final = Path(__file__).parents[2]
+_STATS_PATH: Final = "/_hub/stats"
+_END_OF_HEAD: Final = b"\r\n\r\n"
+_CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_ENTITY_TYPE_BY_PATH: Final = {
+    upsert_path(entity_type): entity_type for entity_type in ENTITY_TYPES
+}
+
+
+class _Request(NamedTuple):
+    path: str
+    body: bytes
+
+
+class _Hub:
+    """What has come in so far."""
+
+    def __init__(self, latency_seconds: float) -> None:
+        self.latency_seconds = latency_seconds
+        self._keys: dict[str, set[str]] = {entity_type.name: set() for entity_type in ENTITY_TYPES}
+        self._requests = self._in_flight = self._max_in_flight = 0
+
+    def stats(self) -> bytes:
+        distinct_keys = {name: len(keys) for name, keys in self._keys.items() if keys}
+        return _json_response(
+            {
+                "requests": self._requests,
+                "max_in_flight": self._max_in_flight,
+                "distinct_keys": distinct_keys,
+            }
+        )
+
+    def accept(self, request: _Request) -> bytes:
+        """Take an upsert in and return the response that is due after the latency."""
+        entity_type = _ENTITY_TYPE_BY_PATH[request.path]
+        body = json.loads(request.body)
+        key = body[entity_type.name][entity_type.natural_key]
+        self._keys[entity_type.name].add(key)
+        self._requests += 1
+        self._in_flight += 1
+        self._max_in_flight = max(self._max_in_flight, self._in_flight)
+        return _json_response(
+            {"ok": True, "sync_id": body["request_id"], entity_type.natural_key: key}
+        )
+
+    def answered(self) -> None:
+        self._in_flight -= 1
+
+
+class _Connection(asyncio.Protocol):
+    """One keep-alive connection; a request that is none cuts it."""
+
+    def __init__(self, hub: _Hub) -> None:
+        self._hub = hub
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while (request := self._next_request()) is not None:
+            self._respond(request)
+
+    def _next_request(self) -> _Request | None:
+        head_end = self._received.find(_END_OF_HEAD)
+        if head_end < 0:
+            return None
+        length = _CONTENT_LENGTH.search(self._received, 0, head_end)
+        start = head_end + len(_END_OF_HEAD)
+        end = start + (int(length[1]) if length else 0)
+        if len(self._received) < end:
+            return None
+        path = self._received[:head_end].split(b" ", 2)[1].decode()
+        request = _Request(path, self._received[start:end])
+        self._received = self._received[end:]
+        return request
+
+    def _respond(self, request: _Request) -> None:
+        if request.path == _STATS_PATH:
+            self._transport.write(self._hub.stats())
+            return
+        response = self._hub.accept(request)
+        if self._hub.latency_seconds:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._hub.latency_seconds, self._send, response)
+        else:
+            self._send(response)
+
+    def _send(self, response: bytes) -> None:
+        self._transport.write(response)
+        self._hub.answered()
+
+
+def _json_response(body: Any) -> bytes:
+    content = json.dumps(body).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        len(content),
+        content,
+    )
+
+
+@dataclass(frozen=True)
+class HubStats:
+    """What a hub has seen since it was started."""
+
+    requests: int
+    max_in_flight: int
+    distinct_keys: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class FastHub:
+    """A hub in a process of its own."""
+
+    base_url: str
+    pid: int
+
+    @property
+    def upsert_urls(self) -> dict[str, str]:
+        return upsert_urls(self.base_url)
+
+    def stats(self) -> HubStats:
+        return HubStats(**httpx.get(f"{self.base_url}{_STATS_PATH}").json())
+
+
+@contextmanager
+def fast_hub(log_path: Path, latency_ms: int) -> Iterator[FastHub]:
+    """Run a hub on a free port of 127.0.0.1."""
+    port = free_port()
+    base_url = f"http://{LOCALHOST}:{port}"
+    command = [sys.executable, "-m", "tests.benchmarks.fast_hub"]
+    with running(
+        [*command, "--port", str(port), "--latency-ms", str(latency_ms)],
+        name="The fast hub",
+        ready=lambda: answers(f"{base_url}{_STATS_PATH}", within_seconds=2),
+        log_path=log_path,
+        cwd=_REPOSITORY,
+    ) as process:
+        yield FastHub(base_url, process.pid)
+
+
+async def _serve(port: int, latency_seconds: float) -> None:
+    hub = _Hub(latency_seconds)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(hub), LOCALHOST, port, backlog=128)
+    async with server:
+        await server.serve_forever()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--latency-ms", type=int, default=0)
+    arguments = parser.parse_args()
+    asyncio.run(_serve(arguments.port, arguments.latency_ms / 1000))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The same stage on a Dask cluster: a scheduler and two workers, each a process of its own."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+from scripts.local_process import free_port, running
+from tests.integration.world import REPOSITORY, World, stage_runs, task_runs
+
+WORKERS = ("worker-a", "worker-b")
+THREADS_PER_WORKER = 4
+
+
+@pytest.fixture
+def scheduler(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A scheduler with two workers, which have the world's settings."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with ExitStack() as parts:
+
+        def start(name: str, *arguments: str) -> None:
+            parts.enter_context(
+                running(
+                    [sys.executable, "-m", "dask", *arguments, "--no-dashboard"],
+                    name=name,
+                    ready=lambda: has_workers(address, 0),
+                    env={**os.environ, **world.environment},
+                    log_path=tmp_path / f"{name}.log",
+                    cwd=REPOSITORY,
+                )
+            )
+
+        start("scheduler", "scheduler", "--host", address)
+        for name in WORKERS:
+            start(
+                name,
+                *("worker", address, "--name", name, "--host", "127.0.0.1", "--no-nanny"),
+                *("--nthreads", str(THREADS_PER_WORKER)),
+            )
+        with Client(address) as client:
+            client.wait_for_workers(len(WORKERS), timeout=30)
+        monkeypatch.setenv("ADMIN_TASK_RUNNER", "dask")
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+        yield address
+
+
+def has_workers(address: str, count: int) -> bool:
+    try:
+        with Client(address, timeout=1) as client:
+            return len(client.scheduler_info()["workers"]) >= count
+    except OSError:
+        return False
+
+
+def test_two_workers_do_what_threads_do(
+    world: World, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADMIN_CONCURRENCY", "8")
+    monkeypatch.setenv("ADMIN_MAX_TASK_RUNS", "20")
+    world.add_seed()
+    keys = world.add_tenants(399)
+    world.hub.misbehave(
+        {"key": keys[7], "attempts": [1, 2], "status": 503},
+        {"key": keys[200], "code": "NOT_FOUND", "message": "no"},
+        {"delay_ms": 5},
+    )
+
+    run = world.sync()
+
+    assert run.document["totals"] == {"total": 404, "success": 403, "failed": 1, "skipped": 0}
+    assert {key: code for key, code in run.codes().items() if code} == {keys[200]: "NOT_FOUND"}
+    assert (run.step(keys[7])["attempts"], run.step(keys[7])["state"]) == (3, "Completed")
+    sent = [request["key"] for request in world.hub.requests()]
+    assert sorted(sent) == sorted([*(step["natural_key"] for step in run.steps), *[keys[7]] * 2])
+    tenants = stage_runs(run.document["flow_run_id"])[0]
+    batches = {str(task_run.id): task_run for task_run in task_runs(tenants, expected=8)}
+    assert {step["task_run_id"] for step in run.steps} >= set(batches)
+    with Client(scheduler) as client:
+        senders = client.run(lambda: sorted(sys.modules["tasks.sender"]._senders))
+        assert set(map(tuple, senders.values())) == {(str(run.document["_id"]),)}
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_no_more_requests_are_in_flight_than_the_concurrency_over_both_workers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADMIN_CONCURRENCY", "3")
+    monkeypatch.setenv("ADMIN_MAX_TASK_RUNS", "24")
+    keys = world.add_tenants(240)
+    world.hub.misbehave({"delay_ms": 10})
+
+    run = world.sync(entities=["tenant"])
+
+    assert run.document["totals"]["success"] == len(keys)
+    assert world.hub.stats()["max_in_flight"] == 3
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_a_wrong_token_stops_both_workers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADMIN_CONCURRENCY", "8")
+    monkeypatch.setenv("ADMIN_MAX_TASK_RUNS", "20")
+    world.add_tenants(400)
+    world.hub.misbehave({"status": 401, "code": "INVALID_TOKEN", "message": "no"})
+
+    run = world.sync()
+
+    assert run.state.name == "Stopped"
+    assert "INVALID_TOKEN" in run.state.message
+    assert 1 <= len(world.hub.requests()) <= 8
+    totals = run.document["totals"]
+    assert (totals["total"], totals["success"]) == (400, 0)
+    assert totals["skipped"] >= 392
