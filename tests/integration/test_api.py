@@ -222,6 +222,27 @@ def test_a_subset_in_sync_order(api: Api) -> None:
     assert flow_run.name == "tenant, domain - REST API"
 
 
+def test_what_has_changed_is_another_deployment_of_the_same_flow(api: Api) -> None:
+    response = api.post("/admin/sync/run", json={"mode": "changed", "dry_run": True})
+    assert response.status_code == 202
+    (document,) = api.database.sync_runs.find()
+    assert (document["mode"], document["dry_run"]) == ("changed", True)
+    with api.prefect() as client:
+        flow_run = client.read_flow_run(document["flow_run_id"])
+        full, changed = (
+            client.read_deployment_by_name(f"admin-sync/{mode}") for mode in ("full", "changed")
+        )
+    assert flow_run.deployment_id == changed.id
+    assert (flow_run.parameters["mode"], flow_run.parameters["dry_run"]) == ("changed", True)
+    assert flow_run.name == "dry run: changed: all entities - REST API"
+    shown = api.get(f"/admin/sync/runs/{response.json()['run_id']}").json()
+    assert (shown["mode"], shown["dry_run"]) == ("changed", True)
+    assert full.global_concurrency_limit is not None
+    assert changed.global_concurrency_limit == full.global_concurrency_limit
+    (schedule,) = changed.schedules
+    assert (schedule.slug, schedule.active) == ("every-15-minutes", False)
+
+
 def test_a_second_sync_is_turned_away_with_the_first_ones_run_id(api: Api) -> None:
     first = api.post("/admin/sync/run").json()
     second = api.post("/admin/sync/run")
