@@ -2,8 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
+import sysconfig
+import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +18,27 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from scripts.local_process import free_port
-from tests.integration.world import Document, Hub, wait_until
+from tests.integration.world import REPOSITORY, Document, Hub, wait_until
 
 LEFT_OUT = (".venv", ".local", ".git", ".env", "__pycache__", ".*_cache", ".hypothesis")
+
+
+def copy_repository(folder: Path) -> Path:
+    shutil.copytree(REPOSITORY, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    return folder
+
+
+def lend_environment(checkout: Path) -> None:
+    """Give the checkout a `.venv` with this environment's packages, which bootstrap accepts."""
+    own, lent = Path(sys.prefix), checkout / ".venv"
+    venv.create(lent, symlinks=True)
+    packages = Path(sysconfig.get_path("purelib"))
+    lent_packages = lent / packages.relative_to(own)
+    lent_packages.rmdir()
+    lent_packages.symlink_to(packages)
+    (lent / "bin" / "prefect").symlink_to(own / "bin" / "prefect")
+    stamp = (own / "installed-from").read_text()
+    (lent / "installed-from").write_text(stamp.replace(str(own), str(lent)))
 
 
 def run(checkout: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -72,9 +94,9 @@ class Served:
         return json.loads(self.command("prefect", *command, "-o", "json").stdout)
 
     def newest_run(self) -> Document:
+        """Return the run that began last, once there is one."""
         with self.database() as database:
-            (run,) = database.sync_runs.find().sort({"started_at": -1}).limit(1)
-        return run
+            return wait_until(lambda: database.sync_runs.find_one(sort={"started_at": -1}))
 
     def steps_of(self, run: Document) -> list[Document]:
         with self.database() as database:

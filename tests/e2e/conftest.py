@@ -1,21 +1,17 @@
-"""One fresh checkout a session, its packages installed by its first `./scripts/run`."""
+"""A fresh checkout, installed by its first `./scripts/run`, and one that is served all along."""
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.checkout import LEFT_OUT, Served, run, serving
-from tests.integration.world import REPOSITORY
+from tests.e2e.checkout import Served, copy_repository, lend_environment, run, serving
 
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("fresh checkout") / "project"
-    shutil.copytree(REPOSITORY, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    return folder
+    return copy_repository(tmp_path_factory.mktemp("fresh checkout") / "project")
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +19,14 @@ def first_run(checkout: Path) -> subprocess.CompletedProcess[str]:
     return run(checkout, "./scripts/run")
 
 
+@pytest.fixture(scope="session")
+def installed_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    checkout = copy_repository(tmp_path_factory.mktemp("installed checkout") / "project")
+    lend_environment(checkout)
+    return checkout
+
+
 @pytest.fixture(scope="module")
-def served(checkout: Path, first_run: subprocess.CompletedProcess[str]) -> Iterator[Served]:
-    assert first_run.returncode == 0, first_run.stderr
-    with serving(checkout) as served:
+def served(installed_checkout: Path) -> Iterator[Served]:
+    with serving(installed_checkout) as served:
         yield served

@@ -16,6 +16,8 @@ from scripts.local_mongod import local_mongod
 from scripts.local_process import free_port
 from tests.e2e.checkout import processes_of, run
 
+pytestmark = pytest.mark.timeout(400)
+
 
 def run_id_of(command: subprocess.CompletedProcess[str]) -> ObjectId:
     found = re.search(r"run_id +([0-9a-f]{24})\n", command.stdout)
@@ -23,7 +25,6 @@ def run_id_of(command: subprocess.CompletedProcess[str]) -> ObjectId:
     return ObjectId(found.group(1))
 
 
-@pytest.mark.timeout(400)
 def test_the_first_run_installs_seeds_syncs_and_tells(
     first_run: subprocess.CompletedProcess[str], checkout: Path
 ) -> None:
@@ -36,7 +37,6 @@ def test_the_first_run_installs_seeds_syncs_and_tells(
     assert processes_of(checkout) == []
 
 
-@pytest.mark.timeout(400)
 def test_a_second_run_reinstalls_nothing_and_sees_the_first_ones_trail(
     first_run: subprocess.CompletedProcess[str], checkout: Path
 ) -> None:
@@ -50,7 +50,6 @@ def test_a_second_run_reinstalls_nothing_and_sees_the_first_ones_trail(
     assert [document["status"] for document in runs] == ["success", "success"]
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("first_run")
 def test_what_the_settings_name_is_used_and_nothing_stands_in(
     checkout: Path, tmp_path: Path
@@ -75,7 +74,6 @@ def test_what_the_settings_name_is_used_and_nothing_stands_in(
     assert "CONNECTION_ERROR" in failing.stdout
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("first_run")
 def test_keep_leaves_everything_up_until_interrupted(checkout: Path) -> None:
     kept = subprocess.Popen(

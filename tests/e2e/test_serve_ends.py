@@ -11,8 +11,9 @@ from scripts.local_mongod import local_mongod
 from tests.e2e.checkout import processes_of, serving
 from tests.integration.world import wait_until
 
+pytestmark = pytest.mark.timeout(400)
 
-@pytest.mark.timeout(400)
+
 @pytest.mark.usefixtures("first_run")
 def test_ctrl_c_in_the_middle_of_a_sync(checkout: Path) -> None:
     with serving(checkout) as doors:

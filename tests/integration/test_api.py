@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -88,7 +88,10 @@ def _listens(url: str) -> bool:
 @pytest.fixture(scope="module")
 def prefect_with_deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prefect server of its own: here, a sync that waits for a worker is one under way."""
-    with local_prefect_server(tmp_path_factory.mktemp("prefect-of-api")) as url:
+    with pytest.MonkeyPatch.context() as environment, ExitStack() as parts:
+        # A schedule that is switched on has its runs soon, not after up to a minute.
+        environment.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "3")
+        url = parts.enter_context(local_prefect_server(tmp_path_factory.mktemp("prefect-of-api")))
         subprocess.run(
             [sys.executable, "-m", "scripts.deploy"],
             cwd=REPOSITORY,
