@@ -5,6 +5,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 _FOREIGN = ("ADMIN_", "MONGODB_", "PREFECT_")
 
@@ -16,6 +18,27 @@ os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-home-")
 os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
 os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 os.environ["DO_NOT_TRACK"] = "1"
+
+_TOGETHER = {
+    "tests/integration/test_api.py": "one API and its Prefect server",
+    "tests/e2e/test_doors.py": "one ./scripts/serve",
+    "tests/e2e/test_dashboard.py": "one ./scripts/serve with a browser",
+    "tests/e2e/test_run_command.py": "one fresh checkout",
+    "tests/e2e/test_serve_ends.py": "one fresh checkout",
+}
+"""Files whose tests take turns on one worker, by what they share."""
+
+
+class _Scheduling(LoadScopeScheduling):
+    """With `-n`, a worker takes what stays together or a single test; the largest come first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _TOGETHER.get(nodeid.partition("::")[0], nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Scheduling:
+    return _Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)
