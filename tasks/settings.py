@@ -119,7 +119,9 @@ class Settings(MongoSettings):
     retry_after_max_ms: int = Field(60_000, validation_alias="ADMIN_RETRY_AFTER_MAX_MS", ge=0)
     concurrency: int = Field(3, validation_alias="ADMIN_CONCURRENCY", ge=1, le=256)
     task_runner: Literal["threads", "dask"] = Field("threads", validation_alias="ADMIN_TASK_RUNNER")
-    dask_scheduler: str | None = Field(None, validation_alias="DASK_SCHEDULER_ADDRESS")
+    dask_scheduler: str | None = Field(
+        None, validation_alias="DASK_SCHEDULER_ADDRESS", pattern=r"^[a-z]+://\S+:\d+$"
+    )
     max_task_runs: int = Field(100, validation_alias="ADMIN_MAX_TASK_RUNS", ge=1)
     allow_insecure_http: bool = Field(False, validation_alias="ADMIN_ALLOW_INSECURE_HTTP")
 

@@ -114,3 +114,16 @@ def test_a_wrong_token_stops_both_workers(world: World, monkeypatch: pytest.Monk
     totals = run.document["totals"]
     assert (totals["total"], totals["success"]) == (400, 0)
     assert totals["skipped"] >= 392
+
+
+def test_without_a_scheduler_the_run_has_a_cluster_of_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADMIN_TASK_RUNNER", "dask")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    world.add_seed()
+
+    run = world.sync(entities=["tenant", "client"])
+
+    assert run.document["totals"] == {"total": 2, "success": 2, "failed": 0, "skipped": 0}
+    assert all(step["task_run_id"] for step in run.steps)
