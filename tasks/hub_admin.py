@@ -51,7 +51,7 @@ class _Endpoint:
     """Where and how items of one type are sent; without `proxy` they go straight there."""
 
     url: httpx.URL
-    headers: httpx.Headers
+    headers: tuple[tuple[str, str], ...]
     proxy: str | None
 
 
@@ -107,16 +107,13 @@ class HubAdminClient:
 
     def _endpoint(self, address: str) -> _Endpoint:
         url = httpx.URL(address)
-        headers = {
-            "Host": url.netloc.decode("ascii"),
-            "Authorization": f"Bearer {self._token}",
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": "backoffice-sync",
-        }
+        headers = (
+            ("Host", url.netloc.decode("ascii")),
+            ("Authorization", f"Bearer {self._token}"),
+            ("Content-Type", "application/json"),
+        )
         proxy = None if proxy_bypass(url.host) else getproxies().get(url.scheme)
-        return _Endpoint(url, httpx.Headers(headers), proxy)
+        return _Endpoint(url, headers, proxy)
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -127,12 +124,10 @@ class HubAdminClient:
         )
 
     def _post(self, endpoint: _Endpoint, content: bytes) -> tuple[httpx.Response, bytes]:
-        headers = endpoint.headers.copy()
-        headers["Content-Length"] = str(len(content))
         request = httpx.Request(
             "POST",
             endpoint.url,
-            headers=headers,
+            headers=[*endpoint.headers, ("Content-Length", str(len(content)))],
             stream=httpx.ByteStream(content),
             extensions=self._timeout,
         )

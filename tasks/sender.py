@@ -152,6 +152,7 @@ class Sender:
             entity_type, self.settings.concurrency, self.settings.max_task_runs
         )
         self.audit.expect(self.run_id, entity_type.name, sum(batch.size for batch in batches))
+        self.slots.expect(min(len(batches), self.settings.concurrency))
         return batches
 
     def send(self, batch: Batch, task_run_id: str, *, is_retry: bool = False) -> BatchResult:

@@ -62,6 +62,7 @@ class Slots:
     def __init__(self, client: SyncPrefectClient) -> None:
         self._client = client
         self._leases: list[_Lease] = []
+        self._expected = 0
         self._waiting = 0
         self._changed = threading.Condition()
         self._asking = threading.Lock()
@@ -77,6 +78,10 @@ class Slots:
             self._client.upsert_global_concurrency_limit_by_name(LIMIT_NAME, size)
         except httpx.HTTPError as error:
             raise SlotsUnavailable(error) from None
+
+    def expect(self, batches: int) -> None:
+        """Say how many batches are about to want a slot at once, so that Prefect is asked once."""
+        self._expected = batches
 
     @contextmanager
     def held(self, is_wanted: Callable[[], bool]) -> Iterator[None]:
@@ -130,7 +135,8 @@ class Slots:
             return
         try:
             with self._changed:
-                wanted = self._waiting
+                leased = sum(lease.size for lease in self._leases)
+                wanted = max(self._waiting, self._expected - leased)
             wait_seconds = self._lease(wanted)
             if wait_seconds and wanted > 1:
                 wait_seconds = self._lease(1)
