@@ -256,9 +256,10 @@ class AuditTrail:
         run = self._runs.find_one({"flow_run_id": flow_run_id}, {"_id": True})
         if run is None:
             return
+        change: Document = {"status": status.value, "message": message, "mirrored_at": at}
         if status is RunStatus.RUNNING:
             self._begin(run["_id"], at)
-        change: Document = {"status": status.value, "message": message, "mirrored_at": at}
+            change["stopped_because"] = None
         if status.is_terminal:
             self.flush()
             self.fail_awaiting(run["_id"])

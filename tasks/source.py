@@ -35,7 +35,7 @@ BOOKKEEPING: Final = frozenset(
 _CURSOR_BATCH = 200
 """Documents per round trip: few enough that a slow hub never outlives a server-side cursor."""
 _DECIDED_AT_ONCE = 1_000
-_LEAST_IN_BATCH = 50
+_LEAST_IN_BATCH = 250
 """Items that a task run is worth, once an item no longer has one to itself."""
 _KEYS_PER_QUERY = 10_000
 _FAULTS_TOLD = 5

@@ -1,7 +1,7 @@
 """The parts of the benchmark: which contenders run on which workload, and what is asked of them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -121,17 +121,22 @@ def seed(bench: Bench) -> Section:
 
 def naive(bench: Bench) -> Section:
     """One mapped task run an item, as Prefect's tutorials would have it."""
-    workload = five_types(200)
-    mapped = [bench.once(NAIVE_MAPPING, workload)]
-    with_one_client = [bench.once(NAIVE_WITH_ONE_CLIENT, workload)]
-    (ours,) = bench.alternating((OURS, workload))
+    few, many = five_types(200), five_types(1_000)
+    mapped = [bench.once(NAIVE_MAPPING, few)]
+    with_one_client = [bench.once(NAIVE_WITH_ONE_CLIENT, few)]
+    ours, ours_of_many = bench.alternating((OURS, few), (OURS, many))
+    at_many = f"ours at {many.name}"
     figures = [
         Figure("ours / naive mapping", pace(ours) / pace(mapped), "", at_least(30)),
+        Figure(f"{at_many} / naive mapping", pace(ours_of_many) / pace(mapped), "", at_least(30)),
         Figure("ours / naive, one client", pace(ours) / pace(with_one_client)),
+        Figure(f"{at_many} / naive, one client", pace(ours_of_many) / pace(with_one_client)),
     ]
     goals = [Mark("30 x naive mapping", 30 * pace(mapped))]
     series = [mapped, with_one_client, ours]
-    return Section("naive", _all(series), figures, [_paces(workload.name, series, goals)])
+    panel = _paces(few.name, series, goals)
+    bars = [*panel.bars, Mark(at_many, pace(ours_of_many))]
+    return Section("naive", _all([*series, ours_of_many]), figures, [replace(panel, bars=bars)])
 
 
 def large(bench: Bench, items: int = LARGE) -> Section:

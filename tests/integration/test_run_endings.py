@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from prefect.states import Running
 
 from flows.admin_sync import admin_sync
 from flows.state_mirror import mirror_run
+from tasks.audit import RunOptions, RunStatus, audit_trail
+from tasks.settings import read_mongo_settings
 from tests.integration.world import REPOSITORY, World, wait_until
 
 
@@ -206,3 +209,14 @@ def test_a_late_older_event_never_overwrites_a_terminal_status(world: World) -> 
         flow_run = api.read_flow_run(uuid.UUID(run.document["flow_run_id"]))
     mirror_run(admin_sync, flow_run, Running(timestamp=run.document["started_at"]))
     assert the_run(world)["status"] == "success"
+
+
+def test_a_run_that_begins_again_is_no_longer_stopped(world: World) -> None:
+    assert world.database_name
+    trail = audit_trail(read_mongo_settings())
+    run_id = trail.open_run("a flow run", "its name", RunOptions("a test", ("tenant",)))
+    trail.stop(run_id, "INVALID_TOKEN")
+    trail.stop(run_id, "a later reason")
+    assert trail.stopped_because(run_id) == "INVALID_TOKEN"
+    trail.mirror_run("a flow run", RunStatus.RUNNING, "", datetime.now(UTC))
+    assert trail.stopped_because(run_id) is None
