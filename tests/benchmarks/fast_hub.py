@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import re
+import selectors
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -171,12 +172,18 @@ async def _serve(port: int, latency_seconds: float) -> None:
         await server.serve_forever()
 
 
+def _precise_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop that wakes within microseconds: epoll waits for the next full millisecond."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--latency-ms", type=int, default=0)
     arguments = parser.parse_args()
-    asyncio.run(_serve(arguments.port, arguments.latency_ms / 1000))
+    with asyncio.Runner(loop_factory=_precise_loop) as runner:
+        runner.run(_serve(arguments.port, arguments.latency_ms / 1000))
 
 
 if __name__ == "__main__":

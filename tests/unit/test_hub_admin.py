@@ -49,6 +49,7 @@ def test_sends_exactly_what_the_contract_says(send: Send) -> None:
     (call,) = route.calls
     assert call.request.headers["Authorization"] == f"Bearer {TOKEN}"
     assert call.request.headers["Content-Type"] == "application/json"
+    assert set(call.request.headers) == {"host", "authorization", "content-type", "content-length"}
     assert json.loads(call.request.content) == {"request_id": "f" * 32, "tenant": {"id": "ñ"}}
 
 

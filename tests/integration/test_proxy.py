@@ -1,0 +1,80 @@
+"""A proxy that the environment names is used, as other programs on the machine use it."""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from tasks.entities import ENTITY_TYPES, entity_type_named
+from tasks.hub_admin import HubAdminClient, UpsertOutcome
+from tasks.settings import read_settings
+
+
+@dataclass
+class Proxy:
+    """Answers for every hub that it is asked for."""
+
+    url: str = ""
+    asked_for: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    proxy = Proxy()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            proxy.asked_for.append(self.path)
+            content = json.dumps({"ok": True, "sync_id": "by proxy"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield proxy
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _settings(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("http_proxy", "no_proxy", "NO_PROXY", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setenv("ADMIN_SYNC_TOKEN", "a-token")
+    monkeypatch.setenv("ADMIN_ALLOW_INSECURE_HTTP", "true")
+    monkeypatch.setenv("MONGODB_URI", "mongodb://127.0.0.1")
+    for entity_type in ENTITY_TYPES:
+        monkeypatch.setenv(entity_type.url_variable, "http://hub.invalid/upsert")
+
+
+def send() -> UpsertOutcome:
+    client = HubAdminClient(read_settings())
+    try:
+        return client.upsert(entity_type_named("tenant"), "f" * 32, {"id": "acme"})
+    finally:
+        client.close()
+
+
+def test_requests_go_through_the_proxy_of_the_environment(proxy: Proxy) -> None:
+    assert send().sync_id == "by proxy"
+    assert proxy.asked_for == ["http://hub.invalid/upsert"]
+
+
+def test_a_host_that_is_exempt_is_asked_directly(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "hub.invalid")
+    outcome = send()
+    assert outcome.error is not None
+    assert outcome.error.code == "CONNECTION_ERROR"
+    assert proxy.asked_for == []
