@@ -19,6 +19,7 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.responses import ConcurrencyLimitWithLeaseResponse
+from prefect.exceptions import ObjectAlreadyExists
 
 LIMIT_NAME: Final = "admin-sync-requests"
 """Name of the global concurrency limit; its size is `ADMIN_CONCURRENCY`."""
@@ -75,9 +76,9 @@ class Slots:
             SlotsUnavailable: Prefect's API doesn't answer.
         """
         try:
-            self._client.upsert_global_concurrency_limit_by_name(LIMIT_NAME, size)
-        except httpx.HTTPError as error:
-            raise SlotsUnavailable(error) from None
+            self._limit_to(size)
+        except ObjectAlreadyExists:  # another run has made it just now
+            self._limit_to(size)
 
     def expect(self, batches: int) -> None:
         """Say how many batches are about to want a slot at once, so that Prefect is asked once."""
@@ -100,6 +101,12 @@ class Slots:
     def give_back(self) -> None:
         """Give all idle slots back at once."""
         self._give_back_idle_since(time.monotonic())
+
+    def _limit_to(self, size: int) -> None:
+        try:
+            self._client.upsert_global_concurrency_limit_by_name(LIMIT_NAME, size)
+        except httpx.HTTPError as error:
+            raise SlotsUnavailable(error) from None
 
     def _take(self, is_wanted: Callable[[], bool]) -> _Lease | None:
         with self._changed:

@@ -26,9 +26,9 @@ def sync_and_watch(served: Served, *arguments: str) -> subprocess.CompletedProce
     return served.command(*START, "--watch", *arguments)
 
 
-def started_by_command_line(served: Served, *arguments: str) -> str:
+def started_by_command_line(served: Served, deployment: str = "admin-sync/full") -> str:
     """Start a sync without waiting for it; returns its flow-run id."""
-    told = served.command(*START, *arguments).stdout
+    told = served.command("prefect", "deployment", "run", deployment).stdout
     found = re.search(r"UUID: ([0-9a-f-]{36})", told)
     assert found, told
     return found.group(1)
@@ -101,7 +101,10 @@ def test_the_form_has_descriptions_and_a_choice(served: Served) -> None:
 
 def test_two_syncs_never_overlap_and_the_second_waits_visibly(served: Served) -> None:
     served.hub.misbehave({"delay_ms": 1500})
-    first, second = (started_by_command_line(served) for _ in range(2))
+    first, second = (
+        started_by_command_line(served, deployment)
+        for deployment in ("admin-sync/full", "admin-sync/changed")
+    )
     states_seen = set()
 
     def both_ended() -> bool:

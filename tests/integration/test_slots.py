@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -58,6 +59,15 @@ def test_the_limit_is_made_where_it_is_missing_and_follows_the_setting(limit: Li
     assert limit.size == 5
     limit.new_slots().limit_to(2)
     assert limit.size == 2
+
+
+def test_runs_that_begin_at_once_make_the_limit_once(limit: Limit) -> None:
+    for _ in range(3):
+        limit.client.delete_global_concurrency_limit_by_name(LIMIT_NAME)
+        with ThreadPoolExecutor(8) as runs:
+            for made in [runs.submit(limit.new_slots().limit_to, 3) for _ in range(8)]:
+                made.result()
+        assert limit.size == 3
 
 
 def test_a_slot_is_handed_on_to_the_next_batch_and_given_back_when_none_comes(
