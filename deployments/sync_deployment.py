@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Final
 
@@ -68,7 +67,7 @@ class SyncDeployment:
             return await self._client.create_flow_run_from_deployment(
                 deployment.id,
                 name=name_of_run(options),
-                parameters={**asdict(options), "entities": list(options.entities)},
+                parameters=options.as_parameters(),
             )
 
     async def has_worker(self) -> bool:

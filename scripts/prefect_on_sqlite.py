@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from prefect.cli import app
 from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.server.database.dependencies import set_database_config
+from prefect.server.utilities.database import get_dialect
 from prefect.settings import get_current_settings
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
@@ -28,11 +29,18 @@ class PatientSqliteConfiguration(AioSqliteConfiguration):
             yield transaction
 
 
+def patient_configuration(connection_url: str) -> PatientSqliteConfiguration | None:
+    """Return how to write to that database; None leaves it to Prefect: it is not SQLite."""
+    if get_dialect(connection_url).name != "sqlite":
+        return None
+    return PatientSqliteConfiguration(connection_url)
+
+
 def main() -> None:
     """Run the Prefect command line, as `python -m prefect` does."""
     connection_url = get_current_settings().server.database.connection_url
     assert connection_url is not None
-    set_database_config(PatientSqliteConfiguration(connection_url.get_secret_value()))
+    set_database_config(patient_configuration(connection_url.get_secret_value()))
     app()
 
 

@@ -71,6 +71,10 @@ class RunOptions:
     mode: SyncMode = SyncMode.FULL
     dry_run: bool = False
 
+    def as_parameters(self) -> dict[str, Any]:
+        """Return the parameters of the flow that ask for the same."""
+        return {**asdict(self), "entities": list(self.entities)}
+
 
 class StepState(StrEnum):
     """Prefect's name for the state of an item, as if it had a task run to itself."""
@@ -224,14 +228,13 @@ class AuditTrail:
             MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
         """
         self.prepare()
-        parameters = {**asdict(options), "entities": list(options.entities)}
         opening = {
             "flow_run_name": flow_run_name,
             "status": RunStatus.PENDING.value,
             "mode": options.mode.value,
             "dry_run": options.dry_run,
             "trigger": options.trigger,
-            "parameters": parameters,
+            "parameters": options.as_parameters(),
             "started_at": datetime.now(UTC),
             "finished_at": None,
             "totals": _counts(Totals()),

@@ -212,10 +212,8 @@ class Sender:
         try:
             yield
         except BaseException as error:
-            reason = f"the run was interrupted ({type(error).__name__})"
-            self.gate.close(reason)
             with suppress(MongoUnavailable):
-                self.audit.stop(self.run_id, reason)
+                self.stop(f"the run was interrupted ({type(error).__name__})")
             raise
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ class Slots:
             self._limit_to(size)
 
     def expect(self, batches: int) -> None:
-        """Say how many batches are about to want a slot at once, so that Prefect is asked once."""
+        """Say how many batches are about to want a slot, so that Prefect is asked once for all."""
         self._expected = batches
 
     @contextmanager
@@ -109,17 +109,17 @@ class Slots:
             raise SlotsUnavailable(error) from None
 
     def _take(self, is_wanted: Callable[[], bool]) -> _Lease | None:
-        with self._changed:
-            self._waiting += 1
-        try:
-            while is_wanted():
-                if lease := self._take_idle():
-                    return lease
-                self._ask_for_more()
-            return None
-        finally:
+        while is_wanted():
+            if lease := self._take_idle():
+                return lease
             with self._changed:
-                self._waiting -= 1
+                self._waiting += 1
+            try:
+                self._ask_for_more()
+            finally:
+                with self._changed:
+                    self._waiting -= 1
+        return None
 
     def _take_idle(self) -> _Lease | None:
         with self._changed:
@@ -142,8 +142,12 @@ class Slots:
             return
         try:
             with self._changed:
+                idle = sum(lease.idle for lease in self._leases)
                 leased = sum(lease.size for lease in self._leases)
-                wanted = max(self._waiting, self._expected - leased)
+                wanted = max(self._waiting - idle, self._expected - leased)
+                self._expected = 0
+            if wanted <= 0:
+                return
             wait_seconds = self._lease(wanted)
             if wait_seconds and wanted > 1:
                 wait_seconds = self._lease(1)

@@ -83,6 +83,42 @@ def test_a_slot_is_handed_on_to_the_next_batch_and_given_back_when_none_comes(
     assert time.monotonic() - started < 4 * IDLE_SECONDS
 
 
+def test_what_a_stage_expects_is_asked_for_once(limit: Limit) -> None:
+    slots = limit.new_slots()
+    slots.expect(3)
+    with slots.held(wanted):
+        assert limit.taken == 3
+    wait_until(lambda: limit.taken == 0)
+    with slots.held(wanted):
+        assert limit.taken == 1
+
+
+def test_no_more_slots_are_taken_than_batches_hold(limit: Limit) -> None:
+    limit.new_slots().limit_to(100)
+    for _ in range(5):
+        slots = limit.new_slots()
+        all_hold = threading.Barrier(17)
+        is_counted = threading.Event()
+
+        def batch(slots: Slots, all_hold: threading.Barrier, is_counted: threading.Event) -> None:
+            with slots.held(wanted):
+                all_hold.wait(30)
+                is_counted.wait(30)
+
+        threads = [
+            threading.Thread(target=batch, args=[slots, all_hold, is_counted]) for _ in range(16)
+        ]
+        for thread in threads:
+            thread.start()
+        all_hold.wait(30)
+        taken = limit.taken
+        is_counted.set()
+        for thread in threads:
+            thread.join(30)
+        slots.give_back()
+        assert taken == 16
+
+
 def test_batches_at_once_take_as_many_slots_and_never_more_than_there_are(limit: Limit) -> None:
     processes = [limit.new_slots(), limit.new_slots()]
     holders = most = 0

@@ -23,7 +23,7 @@ from pymongo import MongoClient
 
 from flows.admin_sync import admin_sync
 from scripts.local_hub import upsert_urls
-from scripts.local_process import free_port, running
+from scripts.local_process import answers, free_port, running
 from scripts.seed_source import SEED_DOCUMENTS
 from tasks.entities import entity_type_named
 
@@ -74,19 +74,12 @@ def started_hub(mongodb_uri: str, log_path: Path) -> Iterator[Hub]:
     with running(
         [sys.executable, "-m", "scripts.local_hub", "--port", port, "--db", "local_hub"],
         name="The local hub",
-        ready=lambda: _answers(f"{hub.base_url}/_hub/stats"),
+        ready=lambda: answers(f"{hub.base_url}/_hub/stats", within_seconds=5),
         env={**os.environ, "ADMIN_SYNC_TOKEN": HUB_TOKEN, "MONGODB_URI": mongodb_uri},
         log_path=log_path,
         cwd=REPOSITORY,
     ):
         yield hub
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).is_success
-    except httpx.TransportError:
-        return False
 
 
 @dataclass(frozen=True)
