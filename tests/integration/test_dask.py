@@ -1,5 +1,6 @@
 """The same stage on a Dask cluster: a scheduler and two workers, each a process of its own."""
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ def scheduler(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             )
         with Client(address) as client:
             client.wait_for_workers(len(WORKERS), timeout=30)
+            # Imports take one worker longer than another: with them done, both begin together.
+            client.run(importlib.import_module, "tasks.upsert")
         monkeypatch.setenv("ADMIN_TASK_RUNNER", "dask")
         monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
         yield address
@@ -91,7 +94,7 @@ def test_no_more_requests_are_in_flight_than_the_concurrency_over_both_workers(
     monkeypatch.setenv("ADMIN_CONCURRENCY", "3")
     monkeypatch.setenv("ADMIN_MAX_TASK_RUNS", "24")
     keys = world.add_tenants(240)
-    world.hub.misbehave({"delay_ms": 10})
+    world.hub.misbehave({"delay_ms": 30})
 
     run = world.sync(entities=["tenant"])
 
