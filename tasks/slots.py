@@ -6,6 +6,7 @@ slot and not once a batch; one that no batch takes within `IDLE_SECONDS` is give
 killed process held is free again when its lease ends.
 """
 
+import atexit
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -221,4 +222,6 @@ class Slots:
 def slots_of_process() -> Slots:
     """Return the slots of a process that works for flow runs elsewhere."""
     # A client of its own: that of a task run is closed when the task run ends.
-    return Slots(get_client(httpx_settings={"timeout": _ANSWER_SECONDS}, sync_client=True))
+    slots = Slots(get_client(httpx_settings={"timeout": _ANSWER_SECONDS}, sync_client=True))
+    atexit.register(slots.give_back)
+    return slots

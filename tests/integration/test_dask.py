@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from distributed import Client
+from prefect.client.orchestration import get_client
 
 from scripts.local_process import free_port, running
+from tasks.slots import LIMIT_NAME
 from tests.integration.world import REPOSITORY, World, stage_runs, task_runs
 
 WORKERS = ("worker-a", "worker-b")
@@ -49,6 +51,9 @@ def scheduler(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("ADMIN_TASK_RUNNER", "dask")
         monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
         yield address
+    with get_client(sync_client=True) as prefect:
+        limit = prefect.read_global_concurrency_limit_by_name(LIMIT_NAME)
+    assert limit.active_slots == 0, "workers that were stopped in order have kept their slots"
 
 
 def is_up(address: str) -> bool:
