@@ -17,16 +17,16 @@ from flows.dashboard import (
 )
 from flows.state_mirror import (
     MANUAL,
+    begin_current_run,
     conclusion,
     mirror_run,
     mirror_stage,
-    open_current_run,
     raise_unless_settled,
 )
 from flows.task_runners import stage_runner
-from tasks.audit import RunOptions, SyncMode, Totals
+from tasks.audit import RunId, RunOptions, SyncMode, Totals
 from tasks.entities import ENTITY_NAMES, EntityName, in_sync_order
-from tasks.sender import sender_of, sending
+from tasks.sender import sender_here, sending
 from tasks.settings import read_settings
 from tasks.upsert import upsert_task
 
@@ -65,9 +65,10 @@ async def admin_sync(
     settings = read_settings()
     selected = in_sync_order(entities)
     options = RunOptions(trigger, tuple(selected), SyncMode(mode), dry_run)
-    run_id = await asyncio.to_thread(open_current_run, options)
+    attempt = await asyncio.to_thread(begin_current_run, options)
+    run_id = attempt.run_id
     progress = ProgressBoard(run_id)
-    with sending(str(run_id)) as sender, stage_runner(settings) as task_runner:
+    with sending(attempt) as sender, stage_runner(settings) as task_runner:
         stage = sync_stage.with_options(task_runner=task_runner)
         for entity_type in selected:
             with progress.showing(entity_type):
@@ -89,10 +90,10 @@ async def admin_sync(
 )
 async def sync_stage(run_id: str, entity_type: EntityName) -> State[Totals]:
     """Upsert all items of one entity type, one task run a batch; fails when an item is not in."""
-    sender = sender_of(run_id)
+    sender = sender_here(RunId(run_id))
     batches = await asyncio.to_thread(sender.plan, entity_type)
     with sender.stopping_on_error(), task_runs_unlogged():
-        futures = upsert_task(sender.settings).map(unmapped(run_id), batches)
+        futures = upsert_task(sender.settings).map(unmapped(sender.attempt), batches)
         await asyncio.to_thread(wait, futures)
     await asyncio.to_thread(sender.settle, entity_type, batches, futures)
     return await asyncio.to_thread(conclusion, sender, entity_type)

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
-from tasks.audit import RunId, RunOptions, RunStatus, SyncMode, Totals, audit_trail
+from tasks.audit import RunAttempt, RunId, RunOptions, RunStatus, SyncMode, Totals, audit_trail
 from tasks.entities import ENTITY_NAMES, in_sync_order
 from tasks.sender import Sender
 from tasks.settings import read_mongo_settings
@@ -64,15 +64,16 @@ def open_run_of(flow_run: FlowRun) -> RunId:
     )
 
 
-def open_current_run(options: RunOptions) -> RunId:
-    """Find or create the `sync_runs` document of the flow run that runs here; returns its key.
+def begin_current_run(options: RunOptions) -> RunAttempt:
+    """Begin the next attempt of the flow run that runs here, in its own `sync_runs` document.
 
     Raises:
         MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
     """
     flow_run = current_flow_run()
     asked = replace(options, trigger=trigger_of(flow_run))
-    return audit_trail(read_mongo_settings()).open_run(str(flow_run.id), flow_run.name, asked)
+    trail = audit_trail(read_mongo_settings())
+    return trail.begin_attempt(trail.open_run(str(flow_run.id), flow_run.name, asked))
 
 
 def current_flow_run() -> FlowRun:

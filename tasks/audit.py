@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.database import Database
-from pymongo.errors import PyMongoError
+from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from tasks.errors import ErrorClass, ItemError
@@ -94,13 +94,13 @@ class Step:
     natural_key: str | None
     version: int | str | None
     request_id: str | None
+    run_attempt: int
     state: StepState
     error: ItemError | None = None
     http_status: int | None = None
     sync_id: str | None = None
     attempts: int = 0
     duration_ms: float | None = None
-    flow_run_id: str | None = None
     task_run_id: str | None = None
 
 
@@ -160,16 +160,36 @@ class Decisions:
 
 
 @dataclass(frozen=True)
+class RunAttempt:
+    """One execution of a run: a flow run that is retried goes on in the same run, as its next."""
+
+    run_id: RunId
+    number: int
+
+
+@dataclass(frozen=True)
+class UnfinishedRun:
+    """A run that has no terminal status, and for how long nothing was heard of its process."""
+
+    run_id: RunId
+    flow_run_id: str
+    silent_seconds: float
+
+
+@dataclass(frozen=True)
 class PriorStep:
-    """What the trail already holds of an item in this run."""
+    """What the trail already holds of an item in this run; `attempts` counts its requests."""
 
     attempts: int
     error: ItemError | None
+    run_attempt: int
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether nothing is left to be done for the item in this run."""
-        return self.error is None or self.error.error_class is not ErrorClass.TRANSIENT
+    def is_settled_in(self, run_attempt: int) -> bool:
+        """Whether nothing is left to be done for the item in that attempt of the run."""
+        if self.error is None:
+            return True
+        is_of_this = self.run_attempt == run_attempt
+        return is_of_this and self.error.error_class is not ErrorClass.TRANSIENT
 
 
 class AuditTrail:
@@ -241,6 +261,7 @@ class AuditTrail:
             "stages": [_pending_stage(entity_type) for entity_type in options.entities],
             "errors": [],
             "message": None,
+            "attempt": 0,
         }
         run = self._runs.find_one_and_update(
             {"flow_run_id": flow_run_id},
@@ -250,6 +271,43 @@ class AuditTrail:
             return_document=ReturnDocument.AFTER,
         )
         return cast(RunId, cast(Document, run)["_id"])
+
+    @translating_errors
+    def begin_attempt(self, run_id: RunId) -> RunAttempt:
+        """Begin the next execution of a run; what an earlier one may still do counts no more.
+
+        Raises:
+            MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
+        """
+        run = self._runs.find_one_and_update(
+            {"_id": run_id},
+            {"$inc": {"attempt": 1}, **_ALIVE_NOW},
+            projection={"attempt": True},
+            return_document=ReturnDocument.AFTER,
+        )
+        return RunAttempt(run_id, cast(Document, run)["attempt"])
+
+    @translating_errors
+    def show_alive(self, attempt: RunAttempt) -> None:
+        """Note that the process of an attempt lives, by MongoDB's clock."""
+        undurable = self._runs.with_options(write_concern=WriteConcern(w=1))
+        undurable.update_one({"_id": attempt.run_id, "attempt": attempt.number}, _ALIVE_NOW)
+
+    @translating_errors
+    def unfinished(self) -> list[UnfinishedRun]:
+        """Return the runs without a terminal status, oldest first."""
+        heard_of = {"$max": ["$alive_at", "$started_at"]}
+        runs = self._runs.aggregate(
+            [
+                {"$match": {"status": {"$in": _UNFINISHED}}},
+                {"$sort": {"started_at": ASCENDING}},
+                {"$addFields": {"silent_ms": {"$subtract": ["$$NOW", heard_of]}}},
+                {"$project": {"flow_run_id": True, "silent_ms": True}},
+            ]
+        )
+        return [
+            UnfinishedRun(run["_id"], run["flow_run_id"], run["silent_ms"] / 1000) for run in runs
+        ]
 
     def mirror_run(self, flow_run_id: str, status: RunStatus, message: str, at: datetime) -> None:
         """Take over the state that the flow run entered at `at`; an older event changes nothing.
@@ -262,7 +320,7 @@ class AuditTrail:
         change: Document = {"status": status.value, "message": message, "mirrored_at": at}
         if status is RunStatus.RUNNING:
             self._begin(run["_id"], at)
-            change["stopped_because"] = None
+            change |= {"stopped_because": None, "finished_at": None}
         if status.is_terminal:
             self.flush()
             self.fail_awaiting(run["_id"])
@@ -274,7 +332,9 @@ class AuditTrail:
             }
         comparison = "$lte" if status.is_terminal else "$lt"
         not_newer = [{"mirrored_at": None}, {"mirrored_at": {comparison: at}}]
-        self._runs.update_one({"_id": run["_id"], "$or": not_newer}, {"$set": change})
+        mirrored = self._runs.update_one({"_id": run["_id"], "$or": not_newer}, {"$set": change})
+        if status.is_terminal and mirrored.matched_count:
+            self._end_stages(run["_id"], status, at)
 
     def mirror_stage(
         self, run_id: RunId, entity_type: str, status: RunStatus, at: datetime
@@ -286,7 +346,7 @@ class AuditTrail:
             totals, _ = self.tally(run_id, entity_type)
             change |= {"finished_at": at, **_counts(totals)}
         else:
-            change["started_at"] = at
+            change |= {"started_at": at, "finished_at": None}
         self._change_stage(run_id, entity_type, change)
 
     def expect(self, run_id: RunId, entity_type: str, items: int) -> None:
@@ -303,10 +363,13 @@ class AuditTrail:
         going_on = {"_id": run_id, "stopped_because": None}
         self._runs.update_one(going_on, {"$set": {"stopped_because": reason}})
 
-    def stopped_because(self, run_id: RunId) -> str | None:
-        """Return why nothing more is sent for a run, None as long as it goes on."""
-        run = self._runs.find_one({"_id": run_id}, {"stopped_because": True})
-        return (run or {}).get("stopped_because")
+    def stopped_because(self, attempt: RunAttempt) -> str | None:
+        """Return why nothing more is sent in an attempt of a run, None as long as it goes on."""
+        run = self._runs.find_one({"_id": attempt.run_id}, {"stopped_because": 1, "attempt": 1})
+        if run is None or run["attempt"] != attempt.number:
+            return _SUPERSEDED
+        reason: str | None = run.get("stopped_because")
+        return reason
 
     def confirmed(self, request_ids: Sequence[str]) -> set[str]:
         """Return those of the request ids that have a successful step in any run."""
@@ -345,7 +408,7 @@ class AuditTrail:
             if not steps:
                 return
             try:
-                self._steps.bulk_write(steps, ordered=False)
+                self._write(steps)
             except PyMongoError:
                 with self._waiting_lock:
                     self._waiting[:0] = steps
@@ -360,13 +423,15 @@ class AuditTrail:
             for bound in (start, end)
         )
         steps = (
-            self._steps.find({}, {"source_id": True, "attempts": True, "error": True})
+            self._steps.find({}, dict.fromkeys(_PRIOR_FIELDS, True))
             .hint(_STEP_IDENTITY)
             .min(low)
             .max(high)
         )
         return {
-            identity(step["source_id"]): PriorStep(step["attempts"], _item_error(step["error"]))
+            identity(step["source_id"]): PriorStep(
+                step["attempts"], _item_error(step["error"]), step["run_attempt"]
+            )
             for step in steps
         }
 
@@ -434,6 +499,33 @@ class AuditTrail:
             {"$set": {f"stages.$.{name}": value for name, value in change.items()}},
         )
 
+    def _end_stages(self, run_id: RunId, status: RunStatus, at: datetime) -> None:
+        """Let the stages that a run has left open end with it."""
+        run = self.run(run_id) or {"stages": []}
+        for stage in run["stages"]:
+            if stage["status"] == RunStatus.RUNNING:
+                self.mirror_stage(run_id, stage["entity_type"], status, at)
+
+    def _write(self, steps: Sequence[UpdateOne]) -> None:
+        """Write steps; one that a later attempt of its run has written stays as it is.
+
+        A step that collides gets a second try: another process may have been about to insert it.
+        """
+        self._collided(self._collided(steps))
+
+    def _collided(self, steps: Sequence[UpdateOne]) -> list[UpdateOne]:
+        if not steps:
+            return []
+        try:
+            self._steps.bulk_write(steps, ordered=False)
+        except BulkWriteError as error:
+            faults = error.details["writeErrors"]
+            is_lost = error.details["writeConcernErrors"]
+            if is_lost or any(fault["code"] != _DUPLICATE_KEY for fault in faults):
+                raise
+            return [steps[fault["index"]] for fault in faults]
+        return []
+
     def _first_errors(self, run_id: RunId) -> list[Document]:
         failed = self._steps.find({"run_id": run_id, "ok": False}).sort("created_at", ASCENDING)
         return [
@@ -466,7 +558,13 @@ _STEP_IDENTITY: Final = [
     ("entity_type", ASCENDING),
     ("source_id", ASCENDING),
 ]
+_SUPERSEDED: Final = "the run has begun anew elsewhere"
 _EXPIRY: Final = "steps_expire"
+_DUPLICATE_KEY: Final = 11000
+"""MongoDB's code for a document whose unique key another one has."""
+_PRIOR_FIELDS: Final = ("source_id", "attempts", "error", "run_attempt")
+_ALIVE_NOW: Final = {"$currentDate": {"alive_at": True}}
+_UNFINISHED: Final = [RunStatus.PENDING.value, RunStatus.RUNNING.value]
 _OLDEST_FIRST: Final = [("created_at", ASCENDING), ("_id", ASCENDING)]
 _AWAITING_RETRY: Final = {"state": StepState.AWAITING_RETRY.value}
 _IS_SKIPPED: Final = {"$eq": ["$error.class", ErrorClass.SKIPPED.value]}
@@ -526,10 +624,12 @@ def _upsert_of(run_id: RunId, flow_run_id: str, step: Step) -> UpdateOne:
         "error": _error_document(step.error),
         "attempts": step.attempts,
         "duration_ms": step.duration_ms,
+        "run_attempt": step.run_attempt,
         "updated_at": now,
     }
+    by_no_later_attempt = {"run_attempt": {"$not": {"$gt": step.run_attempt}}}
     return UpdateOne(
-        {**identifying, "source_id": {"$eq": step.source_id}},
+        {**identifying, "source_id": {"$eq": step.source_id}, **by_no_later_attempt},
         {"$set": found, "$setOnInsert": {"created_at": now}},
         upsert=True,
     )

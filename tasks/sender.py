@@ -16,6 +16,7 @@ from tasks.audit import (
     AuditTrail,
     Decisions,
     PriorStep,
+    RunAttempt,
     RunId,
     Step,
     StepState,
@@ -123,7 +124,7 @@ class Sender:
 
     def __init__(
         self,
-        run_id: RunId,
+        attempt: RunAttempt,
         flow_run_id: str,
         settings: Settings,
         slots: Slots,
@@ -131,11 +132,12 @@ class Sender:
         mode: SyncMode,
         is_dry_run: bool,
     ) -> None:
-        self.run_id = run_id
+        self.attempt = attempt
+        self.run_id = attempt.run_id
         self.settings = settings
         self.is_dry_run = is_dry_run
         self.audit: AuditTrail = audit_trail(settings)
-        self.gate = SendGate(lambda: self.audit.stopped_because(run_id))
+        self.gate = SendGate(lambda: self.audit.stopped_because(attempt))
         self.slots = slots
         self._flow_run_id = flow_run_id
         self._mode = mode
@@ -170,7 +172,7 @@ class Sender:
             prior_steps = self._prior_steps(batch)
             for item in self._read(batch):
                 prior = prior_steps.get(identity(item.source_id)) if prior_steps else None
-                if prior is not None and (prior.is_settled or self.gate.closed_because):
+                if prior is not None and self._is_settled(prior):
                     result = result.with_item(prior.error)
                 elif isinstance(item, Known):
                     result = result.with_decision(Decisions(unchanged=1))
@@ -204,7 +206,7 @@ class Sender:
 
     def stopped_because(self) -> str | None:
         """Return why this run was stopped, by this process or another; None if it was not."""
-        return self.gate.closed_because or self.audit.stopped_because(self.run_id)
+        return self.gate.closed_because or self.audit.stopped_because(self.attempt)
 
     @contextmanager
     def stopping_on_error(self) -> Iterator[None]:
@@ -221,6 +223,12 @@ class Sender:
         self._hub.close()
         self.slots.give_back()
         self.audit.flush()
+
+    def _is_settled(self, prior: PriorStep) -> bool:
+        if prior.is_settled_in(self.attempt.number):
+            return True
+        is_of_this = prior.run_attempt == self.attempt.number
+        return is_of_this and self.gate.closed_because is not None
 
     def _read(self, batch: Batch) -> Iterator[Item | InvalidItem | Known]:
         if self._mode is SyncMode.CHANGED:
@@ -281,6 +289,7 @@ class Sender:
             natural_key=item.natural_key,
             version=item.version,
             request_id=item.request_id if isinstance(item, Item) else None,
+            run_attempt=self.attempt.number,
             state=_STATE_BY_CLASS[error.error_class] if error else StepState.COMPLETED,
             error=error,
             **sent,
@@ -308,27 +317,37 @@ _STATE_BY_CLASS: Final = {
     ErrorClass.SKIPPED: StepState.SKIPPED,
 }
 
-_senders: dict[str, Sender] = {}
+_senders: dict[RunId, Sender] = {}
 _senders_lock = threading.Lock()
 
 
-def sender_of(run_id: str) -> Sender:
-    """Return this process's sender for a run, made at the first call from the environment.
+def sender_of(attempt: RunAttempt) -> Sender:
+    """Return this process's sender for an attempt of a run, made at its first call.
 
     Raises:
         SettingsError: a setting is missing or malformed.
         LookupError: the audit trail knows no such run.
     """
     with _senders_lock:
-        if run_id not in _senders:
-            _senders[run_id] = _new_sender(run_id, slots_of_process())
+        sender = _senders.get(attempt.run_id)
+        if sender is None or sender.attempt != attempt:
+            sender = _senders[attempt.run_id] = _new_sender(attempt, slots_of_process())
             for earlier in list(_senders)[:-_SENDERS_KEPT]:
                 del _senders[earlier]
-        return _senders[run_id]
+        return sender
+
+
+def sender_here(run_id: RunId) -> Sender:
+    """Return the sender of the flow run that this process executes.
+
+    Raises:
+        KeyError: it executes none for that run.
+    """
+    return _senders[run_id]
 
 
 @contextmanager
-def sending(run_id: str) -> Iterator[Sender]:
+def sending(attempt: RunAttempt) -> Iterator[Sender]:
     """Hold the sender of the process that a flow run is in, and close it at the end.
 
     Its Prefect client is that of all task runs on threads of this process, too.
@@ -337,25 +356,25 @@ def sending(run_id: str) -> Iterator[Sender]:
         SlotsUnavailable: Prefect's API doesn't answer.
     """
     with SyncClientContext.get_or_create() as context:
-        sender = _new_sender(run_id, Slots(context.client))
+        sender = _new_sender(attempt, Slots(context.client))
         sender.slots.limit_to(sender.settings.concurrency)
         with _senders_lock:
-            _senders[run_id] = sender
+            _senders[attempt.run_id] = sender
         try:
             yield sender
         finally:
             with _senders_lock:
-                del _senders[run_id]
+                del _senders[attempt.run_id]
             sender.close()
 
 
-def _new_sender(run_id: str, slots: Slots) -> Sender:
+def _new_sender(attempt: RunAttempt, slots: Slots) -> Sender:
     settings = read_settings()
-    run = audit_trail(settings).run(RunId(run_id))
+    run = audit_trail(settings).run(attempt.run_id)
     if run is None:
-        raise LookupError(f"sync_runs has no run {run_id}")
+        raise LookupError(f"sync_runs has no run {attempt.run_id}")
     return Sender(
-        run["_id"],
+        attempt,
         run["flow_run_id"],
         settings,
         slots,

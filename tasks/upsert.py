@@ -8,7 +8,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
-from tasks.audit import RunId, audit_trail
+from tasks.audit import RunAttempt, RunId, audit_trail
 from tasks.mongo import is_connection_lost
 from tasks.sender import BatchResult, sender_of
 from tasks.settings import Settings, read_mongo_settings
@@ -42,16 +42,16 @@ def finish_awaiting_steps(task: Task[Any, Any], task_run: TaskRun, state: State[
     retry_jitter_factor=RETRY_JITTER_FACTOR,
     on_failure=[finish_awaiting_steps],
 )
-def upsert_batch(run_id: str, batch: Batch) -> State[BatchResult]:
-    """Upsert the items of a batch that this run has not settled yet.
+def upsert_batch(attempt: RunAttempt, batch: Batch) -> State[BatchResult]:
+    """Upsert the items of a batch that this attempt of the run has not settled yet.
 
     Fails when an item is not in; Prefect retries it as long as transient failures are left.
     """
     this_run = runtime.task_run
-    return _state_of(sender_of(run_id).send(batch, this_run.id, is_retry=this_run.run_count > 1))
+    return _state_of(sender_of(attempt).send(batch, this_run.id, is_retry=this_run.run_count > 1))
 
 
-def upsert_task(settings: Settings) -> Task[[str, Batch], State[BatchResult]]:
+def upsert_task(settings: Settings) -> Task[[RunAttempt, Batch], State[BatchResult]]:
     """Return the task with the retries that the settings ask for."""
     return upsert_batch.with_options(
         retries=settings.retry_max,

@@ -6,40 +6,20 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import StateType
 from prefect.states import Running
 
 from flows.admin_sync import admin_sync
 from flows.state_mirror import mirror_run
 from tasks.audit import RunOptions, RunStatus, audit_trail
 from tasks.settings import read_mongo_settings
+from tests.integration.served import process
 from tests.integration.world import REPOSITORY, World, wait_until
-
-
-@contextmanager
-def process(world: World, *arguments: str, log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log_path.open("wb") as log:
-        started = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=REPOSITORY,
-            env={**os.environ, **world.environment},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield started
-    finally:
-        started.terminate()
-        started.wait(30)
 
 
 def the_run(world: World) -> Any:
@@ -51,49 +31,6 @@ def assert_totals_equal_the_steps(world: World) -> None:
     totals = the_run(world)["totals"]
     assert totals["total"] == len(steps)
     assert totals["success"] == sum(step["ok"] for step in steps)
-
-
-def test_a_cancelled_run(world: World, tmp_path: Path) -> None:
-    world.add_tenants(60)
-    world.hub.misbehave({"delay_ms": 200})
-    serve = ("prefect", "flow", "serve", "flows/admin_sync.py:admin_sync", "--name", "served")
-    with (
-        process(world, *serve, log_path=tmp_path / "serve.log"),
-        get_client(sync_client=True) as api,
-    ):
-        deployment = wait_until(lambda: _deployment(api, "admin-sync/served"))
-        flow_run = api.create_flow_run_from_deployment(deployment.id)
-        wait_until(lambda: len(world.hub.requests()) >= 5)
-        cancel = ("flow-run", "cancel", str(flow_run.id))
-        subprocess.run(
-            [sys.executable, "-m", "prefect", *cancel],
-            env={**os.environ, **world.environment},
-            check=True,
-            capture_output=True,
-        )
-        state = wait_until(lambda: _final_state(api, flow_run.id))
-        wait_until(lambda: the_run(world)["status"] != "running")
-
-    assert state.type is StateType.CANCELLED
-    assert the_run(world)["status"] == "cancelled"
-    assert the_run(world)["finished_at"] is not None
-    assert_totals_equal_the_steps(world)
-    in_hub = world.hub.stats()["stored"]["tenant"]
-    assert 0 < in_hub < 60
-    confirmed = world.database.sync_steps.count_documents({"ok": True})
-    assert confirmed <= in_hub
-
-
-def _deployment(api: Any, name: str) -> Any:
-    try:
-        return api.read_deployment_by_name(name)
-    except Exception:  # noqa: BLE001 - not there yet, whatever the client calls it
-        return None
-
-
-def _final_state(api: Any, flow_run_id: Any) -> Any:
-    state = api.read_flow_run(flow_run_id).state
-    return state if state.is_final() else None
 
 
 def test_a_terminated_process(world: World, tmp_path: Path) -> None:
@@ -215,8 +152,11 @@ def test_a_run_that_begins_again_is_no_longer_stopped(world: World) -> None:
     assert world.database_name
     trail = audit_trail(read_mongo_settings())
     run_id = trail.open_run("a flow run", "its name", RunOptions("a test", ("tenant",)))
+    attempt = trail.begin_attempt(run_id)
     trail.stop(run_id, "INVALID_TOKEN")
     trail.stop(run_id, "a later reason")
-    assert trail.stopped_because(run_id) == "INVALID_TOKEN"
+    assert trail.stopped_because(attempt) == "INVALID_TOKEN"
     trail.mirror_run("a flow run", RunStatus.RUNNING, "", datetime.now(UTC))
-    assert trail.stopped_because(run_id) is None
+    assert trail.stopped_because(attempt) is None
+    trail.begin_attempt(run_id)
+    assert trail.stopped_because(attempt), "an attempt that another has taken over went on"

@@ -141,8 +141,8 @@ class World:
         """Run the flow in this process and return the state that it ends in."""
         return asyncio.run(admin_sync(return_state=True, **parameters))
 
-    def run_of(self, state: State[Any]) -> SyncRun:
-        flow_run_id = str(state.state_details.flow_run_id)
+    def run_of(self, state: State[Any], flow_run_id: str | None = None) -> SyncRun:
+        flow_run_id = flow_run_id or str(state.state_details.flow_run_id)
         (document,) = self.database.sync_runs.find({"flow_run_id": flow_run_id})
         steps = list(self.database.sync_steps.find({"run_id": document["_id"]}).sort("created_at"))
         return SyncRun(state, document, steps)
