@@ -8,14 +8,17 @@ from prefect.client.schemas.objects import State
 from prefect.futures import wait
 from pydantic import Field
 
+from flows.attendance import attended
 from flows.dashboard import (
     ProgressBoard,
+    conclude,
     log_stage,
     name_of_current_run,
     publish_results,
     task_runs_unlogged,
 )
 from flows.state_mirror import (
+    FLOW_NAME,
     MANUAL,
     begin_current_run,
     conclusion,
@@ -36,7 +39,7 @@ Trigger = Annotated[str, Field(max_length=200)]
 
 
 @flow(
-    name="admin-sync",
+    name=FLOW_NAME,
     flow_run_name=name_of_current_run,
     on_running=[mirror_run],
     on_completion=[mirror_run, publish_results],
@@ -70,13 +73,14 @@ async def admin_sync(
     progress = ProgressBoard(run_id)
     with sending(attempt) as sender, stage_runner(settings) as task_runner:
         stage = sync_stage.with_options(task_runner=task_runner)
-        for entity_type in selected:
-            with progress.showing(entity_type):
-                state = await stage(str(run_id), entity_type, return_state=True)
-            await raise_unless_settled(state)
-            await asyncio.to_thread(log_stage, run_id, entity_type, state)
-        await progress.finish()
-        return await asyncio.to_thread(conclusion, sender)
+        async with attended(sender):
+            for entity_type in selected:
+                with progress.showing(entity_type):
+                    state = await stage(str(run_id), entity_type, return_state=True)
+                await raise_unless_settled(state)
+                await asyncio.to_thread(log_stage, run_id, entity_type, state)
+            await progress.finish()
+        return await asyncio.to_thread(conclude, sender)
 
 
 @flow(

@@ -14,10 +14,11 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun, State
 
-from flows.state_mirror import current_flow_run, options_of
-from tasks.audit import RunId, RunOptions, SyncMode
+from flows.state_mirror import conclusion, current_flow_run, mirror_state, options_of
+from tasks.audit import RunId, RunOptions, SyncMode, Totals
 from tasks.entities import ENTITY_NAMES
 from tasks.history import Counts, RunRecord, StageRecord, StepRecord, run_history
+from tasks.sender import Sender
 from tasks.settings import read_mongo_settings
 
 FAILURES_SHOWN: Final = 100
@@ -136,6 +137,11 @@ def log_stage(run_id: RunId, entity_type: str, state: State[Any]) -> None:
 
 def publish_results(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """State hook: leave a summary, and a table of the failures, with a run that has ended."""
+    publish_results_of(flow_run)
+
+
+def publish_results_of(flow_run: FlowRun) -> None:
+    """Leave a summary, and a table of the failures, with a run that has ended."""
     run = run_history(read_mongo_settings()).run_of(str(flow_run.id))
     if run is None:
         return
@@ -143,6 +149,15 @@ def publish_results(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) 
         _publish_dry_run(flow_run, run)
     else:
         _publish_run(flow_run, run)
+
+
+def conclude(sender: Sender) -> State[Totals]:
+    """Return the Prefect state of the run that has come to its end here."""
+    state = conclusion(sender)
+    if state.is_cancelled():  # Prefect calls no hook where a flow itself says so.
+        mirror_state(current_flow_run(), state)
+        publish_results_of(current_flow_run())
+    return state
 
 
 def _publish_run(flow_run: FlowRun, run: RunRecord) -> None:

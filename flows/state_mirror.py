@@ -7,13 +7,15 @@ from typing import Any, Final
 from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
 from tasks.audit import RunAttempt, RunId, RunOptions, RunStatus, SyncMode, Totals, audit_trail
 from tasks.entities import ENTITY_NAMES, in_sync_order
 from tasks.sender import Sender
 from tasks.settings import read_mongo_settings
 
+FLOW_NAME: Final = "admin-sync"
+"""Name of the flow whose runs are mirrored."""
 MANUAL: Final = "manual"
 """What triggered a run of which nobody said it."""
 SCHEDULE: Final = "schedule"
@@ -47,6 +49,15 @@ _STATUS_BY_TYPE: Final = {
 
 def mirror_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """State hook: carry the state of an `admin-sync` flow run into its `sync_runs` document."""
+    mirror_state(flow_run, state)
+
+
+def mirror_state(flow_run: FlowRun, state: State[Any]) -> None:
+    """Carry a state of an `admin-sync` flow run into its `sync_runs` document.
+
+    Raises:
+        MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
+    """
     open_run_of(flow_run)
     audit_trail(read_mongo_settings()).mirror_run(
         str(flow_run.id), status_of(state), state.message or "", state.timestamp
@@ -122,6 +133,8 @@ def status_of(state: State[Any]) -> RunStatus:
 def conclusion(sender: Sender, entity_type: str | None = None) -> State[Totals]:
     """Return the Prefect state of a run, or one of its stages, that has come to its end."""
     totals, failures = sender.audit.tally(sender.run_id, entity_type)
+    if sender.is_cancelled():
+        return Cancelled(message=f"Cancelled: {_in_words(totals)}", data=totals)
     if sender.is_dry_run:
         return dry_state(totals)
     return concluding_state(totals, failures, sender.stopped_because())
@@ -177,6 +190,8 @@ async def raise_unless_settled(stage: State[Any]) -> None:
     Raises:
         Exception: the stage did not come to its totals.
     """
+    if stage.is_cancelled():
+        return
     outcome = await stage.aresult(raise_on_failure=False)
     if isinstance(outcome, BaseException) and not isinstance(outcome, SyncIncomplete):
         raise outcome

@@ -204,6 +204,14 @@ class Sender:
         self.gate.close(reason)
         self.audit.stop(self.run_id, reason)
 
+    def cancel(self) -> None:
+        """Let nothing more be sent for this run: somebody has cancelled it."""
+        self.stop(_CANCELLED)
+
+    def is_cancelled(self) -> bool:
+        """Whether the run was stopped because somebody has cancelled it."""
+        return self.stopped_because() == _CANCELLED
+
     def stopped_because(self) -> str | None:
         """Return why this run was stopped, by this process or another; None if it was not."""
         return self.gate.closed_because or self.audit.stopped_because(self.attempt)
@@ -309,6 +317,7 @@ def _share_a_core() -> None:
         os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
 
 
+_CANCELLED: Final = "the run was cancelled"
 _DUPLICATE: Final = "another document has this natural key too: the highest version wins"
 _STATE_BY_CLASS: Final = {
     ErrorClass.TRANSIENT: StepState.AWAITING_RETRY,

@@ -1,0 +1,140 @@
+"""A run whose process is gone ends as crashed, and a run that lives is left alone."""
+
+import asyncio
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Cancelling, Crashed, Pending, Running
+
+from flows.admin_sync import admin_sync
+from flows.audit_sweep import audit_sweep, end_dead_runs
+from tests.integration.served import process
+from tests.integration.world import Document, World, wait_until
+
+LONG_AGO = datetime.now(UTC) - timedelta(hours=1)
+
+
+def state_of(flow_run_id: str) -> StateType | None:
+    with get_client(sync_client=True) as api:
+        return api.read_flow_run(UUID(flow_run_id)).state_type
+
+
+def killed_run(world: World, log_path: Path) -> Document:
+    """Kill the process of a sync that nobody watches; return the run that it leaves."""
+    world.add_tenants(100)
+    world.hub.misbehave({"delay_ms": 100})
+    # It takes one slot with it, and leaves two to the tests that follow.
+    with process(world, "scripts.sync_now", log_path=log_path, ADMIN_CONCURRENCY="1") as sync:
+        wait_until(world.database.sync_steps.find_one)
+        sync.send_signal(signal.SIGKILL)
+        sync.wait(30)
+    world.hub.misbehave()
+    return the_run(world)
+
+
+def the_run(world: World, **match: str) -> Document:
+    run: Document | None = world.database.sync_runs.find_one(match)
+    assert run is not None
+    return run
+
+
+def silence(world: World, run: Document) -> None:
+    """Let the last that was heard of a run be long ago."""
+    world.database.sync_runs.update_one(
+        {"_id": run["_id"]}, {"$set": {"alive_at": LONG_AGO, "started_at": LONG_AGO}}
+    )
+
+
+def begin(state: State) -> str:
+    """Make a flow run that nobody executes, in that state."""
+    with get_client(sync_client=True) as api:
+        flow_run = api.create_flow_run(admin_sync)
+        api.set_flow_run_state(flow_run.id, state)
+    return str(flow_run.id)
+
+
+def test_a_killed_process_ends_as_crashed(world: World, tmp_path: Path) -> None:
+    run = killed_run(world, tmp_path / "sync.log")
+    flow_run_id = run["flow_run_id"]
+    assert run["status"] == "running"
+    assert flow_run_id not in end_dead_runs(), "it was heard of a moment ago"
+    assert the_run(world)["status"] == "running"
+
+    assert flow_run_id in end_dead_runs(silent_seconds=0.5)
+
+    assert state_of(flow_run_id) is StateType.CRASHED
+    ended = the_run(world)
+    assert ended["status"] == "crashed"
+    assert ended["finished_at"] is not None
+    steps = list(world.database.sync_steps.find({"run_id": run["_id"]}))
+    assert ended["totals"]["total"] == len(steps) > 0
+    assert "AwaitingRetry" not in {step["state"] for step in steps}
+    stages = [stage["status"] for stage in ended["stages"]]
+    assert stages == ["crashed", "pending", "pending", "pending", "pending"]
+    assert end_dead_runs(silent_seconds=0) == []
+
+
+@pytest.mark.parametrize(
+    ("left", "end", "status"),
+    [
+        (Running(), StateType.CRASHED, "crashed"),
+        (Pending(), StateType.CRASHED, "crashed"),
+        (Cancelling(), StateType.CANCELLED, "cancelled"),
+    ],
+)
+def test_a_run_that_only_prefect_knows(
+    world: World, left: State, end: StateType, status: str
+) -> None:
+    flow_run_id = begin(left)
+    assert end_dead_runs() == []
+    assert end_dead_runs(silent_seconds=0) == [flow_run_id]
+    assert state_of(flow_run_id) is end
+    assert the_run(world, flow_run_id=flow_run_id)["status"] == status
+
+
+def test_a_run_that_prefect_forgot(world: World) -> None:
+    run = world.sync()
+    with get_client(sync_client=True) as api:
+        api.delete_flow_run(UUID(run.document["flow_run_id"]))
+    world.database.sync_runs.update_one({}, {"$set": {"status": "running"}})
+    assert end_dead_runs() == []
+    silence(world, run.document)
+    assert world.sync().document["status"] == "success", "the next run ends it, and goes on"
+    forgotten = the_run(world, flow_run_id=run.document["flow_run_id"])
+    assert forgotten["status"] == "crashed"
+    assert "no record" in forgotten["message"]
+
+
+def test_a_run_whose_last_hook_failed(world: World) -> None:
+    world.add_seed()
+    run = world.sync()
+    before = {"status": "running", "finished_at": None, "mirrored_at": None}
+    world.database.sync_runs.update_one({}, {"$set": before})
+    assert end_dead_runs() == [run.document["flow_run_id"]]
+    assert the_run(world)["status"] == "success"
+    assert the_run(world)["totals"]["success"] == 5
+
+
+def test_a_live_run_that_prefect_takes_for_dead(world: World, tmp_path: Path) -> None:
+    world.add_tenants(60)
+    world.hub.misbehave({"delay_ms": 150})
+    with process(world, "scripts.sync_now", log_path=tmp_path / "sync.log") as sync:
+        wait_until(lambda: len(world.hub.requests()) >= 5)
+        flow_run_id = the_run(world)["flow_run_id"]
+        world.set_state(flow_run_id, Crashed())
+        assert flow_run_id not in end_dead_runs()
+        assert the_run(world)["status"] == "running"
+        assert sync.wait(60) == 0
+    assert state_of(flow_run_id) is StateType.COMPLETED
+    assert the_run(world)["status"] == "success"
+
+
+def test_nothing_to_do_is_a_success(world: World) -> None:
+    assert world.database_name
+    state = asyncio.run(audit_sweep(return_state=True))
+    assert state.is_completed()
