@@ -51,6 +51,7 @@ async def admin_sync(
     entities: Entities = ENTITY_NAMES,
     mode: Mode = "full",
     dry_run: bool = False,
+    skip_orphans: bool = False,
     trigger: Trigger = MANUAL,
 ) -> State[Totals]:
     """Carry the backoffice into Stage 1; fails when an item is not in, and says which.
@@ -63,11 +64,12 @@ async def admin_sync(
         mode: `full` sends every item; `changed` only those that are new, have changed, or were
             never confirmed: no run has a successful step for their current request id.
         dry_run: Read, validate and decide as a real run does, but send nothing.
+        skip_orphans: Do not send an item whose parent failed in this run with a permanent error.
         trigger: Who or what asked for this run; free text, for the audit trail.
     """
     settings = read_settings()
     selected = in_sync_order(entities)
-    options = RunOptions(trigger, tuple(selected), SyncMode(mode), dry_run)
+    options = RunOptions(trigger, tuple(selected), SyncMode(mode), dry_run, skip_orphans)
     attempt = await asyncio.to_thread(begin_current_run, options)
     run_id = attempt.run_id
     progress = ProgressBoard(run_id)

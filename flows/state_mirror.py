@@ -103,6 +103,7 @@ def options_of(flow_run: FlowRun) -> RunOptions:
         entities=tuple(in_sync_order(asked.get("entities", ENTITY_NAMES))),
         mode=SyncMode(asked.get("mode", SyncMode.FULL)),
         dry_run=asked.get("dry_run", False),
+        skip_orphans=asked.get("skip_orphans", False),
     )
 
 

@@ -16,7 +16,7 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.write_concern import WriteConcern
 
-from tasks.errors import ErrorClass, ItemError
+from tasks.errors import DUPLICATE_KEY, PARENT_FAILED, ErrorClass, ItemError
 from tasks.mongo import Document, database, identity, translating_errors
 from tasks.settings import MongoSettings
 
@@ -70,6 +70,7 @@ class RunOptions:
     entities: tuple[str, ...]
     mode: SyncMode = SyncMode.FULL
     dry_run: bool = False
+    skip_orphans: bool = False
 
     def as_parameters(self) -> dict[str, Any]:
         """Return the parameters of the flow that ask for the same."""
@@ -434,6 +435,16 @@ class AuditTrail:
             )
             for step in steps
         }
+
+    def failed_keys(self, run_id: RunId, entity_type: str) -> frozenset[str]:
+        """Return the natural keys of a type that a run can't bring in, whatever it tries."""
+        not_in = {"run_id": run_id, "ok": False, "entity_type": entity_type}
+        for_good = [
+            {"error.class": ErrorClass.PERMANENT.value, "error.code": {"$ne": DUPLICATE_KEY}},
+            {"error.code": PARENT_FAILED},
+        ]
+        steps = self._steps.find({**not_in, "$or": for_good}, {"natural_key": True})
+        return frozenset(step["natural_key"] for step in steps if step["natural_key"])
 
     def fail_awaiting(self, run_id: RunId, task_run_id: str | None = None) -> None:
         """Say of a run's items, or a task run's, that still await a retry that none will come."""

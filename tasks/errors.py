@@ -41,6 +41,8 @@ DUPLICATE_KEY: Final = "DUPLICATE_KEY"
 """Another document of the same natural key has a higher version."""
 INTERNAL_ERROR: Final = "INTERNAL_ERROR"
 """Our own code failed before the item's outcome was known."""
+PARENT_FAILED: Final = "PARENT_FAILED"
+"""Not sent, because the item that it refers to failed in this run."""
 RUN_STOPPED: Final = "RUN_STOPPED"
 """Not sent, because the run had been stopped."""
 

@@ -28,6 +28,7 @@ from tasks.entities import entity_type_named
 from tasks.errors import (
     DUPLICATE_KEY,
     INTERNAL_ERROR,
+    PARENT_FAILED,
     RUN_STOPPED,
     VALIDATION_ERROR,
     ErrorClass,
@@ -131,6 +132,7 @@ class Sender:
         *,
         mode: SyncMode,
         is_dry_run: bool,
+        skips_orphans: bool,
     ) -> None:
         self.attempt = attempt
         self.run_id = attempt.run_id
@@ -141,6 +143,8 @@ class Sender:
         self.slots = slots
         self._flow_run_id = flow_run_id
         self._mode = mode
+        self._skips_orphans = skips_orphans
+        self._failed_keys: dict[str, frozenset[str]] = {}
         self._hub = hub_admin_client(settings)
         self._source = Source(database(settings))
 
@@ -176,6 +180,10 @@ class Sender:
                     result = result.with_item(prior.error)
                 elif isinstance(item, Known):
                     result = result.with_decision(Decisions(unchanged=1))
+                elif isinstance(item, Item) and (parent := self._failed_parent(item)):
+                    reason = f"not sent: {parent} failed in this run"
+                    error = ItemError(PARENT_FAILED, reason, ErrorClass.SKIPPED)
+                    result = result.with_item(self._record(item, error, task_run_id=task_run_id))
                 elif self.is_dry_run and isinstance(item, Item):
                     result = result.with_decision(Decisions(would_send=1, first=item.natural_key))
                 else:
@@ -237,6 +245,22 @@ class Sender:
             return True
         is_of_this = prior.run_attempt == self.attempt.number
         return is_of_this and self.gate.closed_because is not None
+
+    def _failed_parent(self, item: Item) -> str | None:
+        """Return the parent without which an item is not to be sent; None where there is none."""
+        if not self._skips_orphans:
+            return None
+        for parent in item.entity_type.parents:
+            key = item.body.get(parent.field)
+            if key in self._failed_keys_of(parent.entity_type):
+                return f"{parent.entity_type} {key}"
+        return None
+
+    def _failed_keys_of(self, entity_name: str) -> frozenset[str]:
+        # The stages of the parents have ended by now.
+        if entity_name not in self._failed_keys:
+            self._failed_keys[entity_name] = self.audit.failed_keys(self.run_id, entity_name)
+        return self._failed_keys[entity_name]
 
     def _read(self, batch: Batch) -> Iterator[Item | InvalidItem | Known]:
         if self._mode is SyncMode.CHANGED:
@@ -389,4 +413,5 @@ def _new_sender(attempt: RunAttempt, slots: Slots) -> Sender:
         slots,
         mode=SyncMode(run["mode"]),
         is_dry_run=run["dry_run"],
+        skips_orphans=run["parameters"]["skip_orphans"],
     )
