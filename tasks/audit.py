@@ -16,7 +16,7 @@ from pymongo.database import Database
 from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
-from tasks.errors import ErrorClass, ItemError
+from tasks.errors import ErrorClass, ItemError, StopReason
 from tasks.mongo import Document, database, identity, translating_errors
 from tasks.settings import MongoSettings
 
@@ -298,15 +298,16 @@ class AuditTrail:
         self._change_stage(run_id, entity_type, asdict(decisions))
 
     @translating_errors
-    def stop(self, run_id: RunId, reason: str) -> None:
+    def stop(self, run_id: RunId, reason: StopReason) -> None:
         """Let no process send anything more for a run; the first reason stays."""
         going_on = {"_id": run_id, "stopped_because": None}
-        self._runs.update_one(going_on, {"$set": {"stopped_because": reason}})
+        self._runs.update_one(going_on, {"$set": {"stopped_because": asdict(reason)}})
 
-    def stopped_because(self, run_id: RunId) -> str | None:
+    def stopped_because(self, run_id: RunId) -> StopReason | None:
         """Return why nothing more is sent for a run, None as long as it goes on."""
         run = self._runs.find_one({"_id": run_id}, {"stopped_because": True})
-        return (run or {}).get("stopped_because")
+        reason = (run or {}).get("stopped_because")
+        return reason and StopReason(**reason)
 
     def confirmed(self, request_ids: Sequence[str]) -> set[str]:
         """Return those of the request ids that have a successful step in any run."""

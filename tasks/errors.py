@@ -43,6 +43,17 @@ INTERNAL_ERROR: Final = "INTERNAL_ERROR"
 """Our own code failed before the item's outcome was known."""
 RUN_STOPPED: Final = "RUN_STOPPED"
 """Not sent, because the run had been stopped."""
+HUB_UNAVAILABLE: Final = "HUB_UNAVAILABLE"
+"""Not sent, because the run had been stopped when Stage 1 stayed down."""
+
+
+@dataclass(frozen=True)
+class StopReason:
+    """Why a run sends nothing more; `code` is that of the items that are skipped for it."""
+
+    message: str
+    code: str = RUN_STOPPED
+
 
 CLASS_BY_CODE: Final[dict[str, ErrorClass]] = {
     TIMEOUT: ErrorClass.TRANSIENT,
