@@ -35,10 +35,10 @@ class RetryBudget:
             is_news, self._has_told = not self._has_told, True
         if is_news:
             _logger.warning(
-                "The retry budget is spent (%d retries, %d%% of the requests): "
+                "The retry budget is spent (%d of %d requests were retries): "
                 "more items that failed transiently are left to the next run",
                 self._retries,
-                RETRY_SHARE * 100,
+                self._requests,
             )
         return False
 
