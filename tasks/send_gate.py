@@ -142,10 +142,10 @@ class SendGate:
         if failure is None and not self._breaker.has_failures:
             return None
         with self._changed:
+            self._changed.notify_all()
             if failure is not None:
                 return self._breaker.fail(passage, failure)
             self._breaker.succeed()
-            self._changed.notify_all()
             return None
 
     def give_back(self, passage: Passage) -> None:

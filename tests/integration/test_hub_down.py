@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.local_hub import upsert_urls
-from tests.integration.world import SyncRun, World, started_hub, wait_until
+from tests.integration.world import SyncRun, World, stage_runs, started_hub, task_runs, wait_until
 
 CONCURRENCY = 3
 FAILURES = 5
@@ -155,6 +155,9 @@ def test_retries_stay_under_a_fifth_of_the_requests_when_half_of_them_fail(
         for step in failed
     )
     assert run.document["totals"]["failed"] == len(failed)
+    (stage,) = stage_runs(run.document["flow_run_id"])
+    batches = task_runs(stage, expected=8)
+    assert min(batch.run_count for batch in batches) < 5, "batches were retried in vain"
 
     for _ in range(6):
         run = world.sync(entities=["tenant"], mode="changed")

@@ -205,7 +205,7 @@ def test_the_limit_counts_anew_after_each_recovery() -> None:
         gate.report(passage(gate), None)
 
 
-def test_closing_is_noticed_at_once_by_all_who_wait(sends: Sends) -> None:
+def test_closing_is_noticed_by_all_who_wait(sends: Sends) -> None:
     gate = new_gate()
     fail(gate, FAILURES)
     waiting = [sends(gate) for _ in range(SENDERS)]
