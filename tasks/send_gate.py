@@ -100,8 +100,9 @@ class SendGate:
     """Lets requests through, holds them for a while, or is closed for good.
 
     It holds them for a `Retry-After` and while the breaker has tripped. Libraries' breakers raise
-    at once where this one lets all senders of the process wait. Another process may close the
-    gate too: `look` says why, and is asked once a second.
+    at once where this one lets all senders of the process wait. Each process of a Dask run has a
+    gate and a breaker of its own. Another process may close the gate too: `look` says why, and is
+    asked once a second.
     """
 
     def __init__(self, look: Callable[[], StopReason | None], breaker: CircuitBreaker) -> None:
