@@ -57,7 +57,8 @@ async def admin_sync(
     """Carry the backoffice into Stage 1; fails when an item is not in, and says which.
 
     Settings come from the environment and `.env`. A failed item does not stop the stages after
-    its own; a run-stopping error does: what is left is then recorded as skipped.
+    its own; a run-stopping error does, and a Stage 1 that stays down: what is left is then
+    recorded as skipped.
 
     Args:
         entities: What to sync; whatever the order here, it runs in sync order.

@@ -11,6 +11,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from tasks.audit import RunAttempt, RunId, RunOptions, RunStatus, SyncMode, Totals, audit_trail
 from tasks.entities import ENTITY_NAMES, in_sync_order
+from tasks.errors import StopReason
 from tasks.sender import Sender
 from tasks.settings import read_mongo_settings
 
@@ -23,7 +24,7 @@ SCHEDULE: Final = "schedule"
 PARTIAL: Final = "Partial"
 """Name of the failed state of a run or stage of which some items are in."""
 STOPPED: Final = "Stopped"
-"""Name of the failed state of a run or stage that a run-stopping error has ended."""
+"""Name of the failed state of a run or stage that was stopped before all was sent."""
 
 
 class SyncIncomplete(RuntimeError):
@@ -142,14 +143,14 @@ def conclusion(sender: Sender, entity_type: str | None = None) -> State[Totals]:
 
 
 def concluding_state(
-    totals: Totals, failures: Mapping[str, int], stopped_because: str | None
+    totals: Totals, failures: Mapping[str, int], stopped_because: StopReason | None
 ) -> State[Totals]:
     """Return the Prefect state of a run or stage that has come to its end.
 
     Args:
         totals: its items by outcome.
         failures: how many items are not in, by error code.
-        stopped_because: the run-stopping error, None where there was none.
+        stopped_because: why the run was stopped, None where it was not.
     """
     if totals.status is RunStatus.SUCCESS:
         return Completed(message=_in_words(totals), data=totals)
@@ -158,7 +159,7 @@ def concluding_state(
     counts = ", ".join(f"{code} ({count})" for code, count in failures.items())
     message = f"{totals.failed} of {totals.total} items failed{skipped}: {counts}"
     if stopped_because is not None:
-        message = f"Stopped by {stopped_because}. {message}"
+        message = f"Stopped by {stopped_because.message}. {message}"
     name = _failed_state_name(totals, is_stopped=stopped_because is not None)
     return Failed(name=name, message=message, data=SyncIncomplete(message, totals))
 

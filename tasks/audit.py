@@ -16,7 +16,7 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.write_concern import WriteConcern
 
-from tasks.errors import DUPLICATE_KEY, PARENT_FAILED, ErrorClass, ItemError
+from tasks.errors import DUPLICATE_KEY, PARENT_FAILED, ErrorClass, ItemError, StopReason
 from tasks.mongo import Document, database, identity, translating_errors
 from tasks.settings import MongoSettings
 
@@ -359,18 +359,18 @@ class AuditTrail:
         self._change_stage(run_id, entity_type, asdict(decisions))
 
     @translating_errors
-    def stop(self, run_id: RunId, reason: str) -> None:
+    def stop(self, run_id: RunId, reason: StopReason) -> None:
         """Let no process send anything more for a run; the first reason stays."""
         going_on = {"_id": run_id, "stopped_because": None}
-        self._runs.update_one(going_on, {"$set": {"stopped_because": reason}})
+        self._runs.update_one(going_on, {"$set": {"stopped_because": asdict(reason)}})
 
-    def stopped_because(self, attempt: RunAttempt) -> str | None:
+    def stopped_because(self, attempt: RunAttempt) -> StopReason | None:
         """Return why nothing more is sent in an attempt of a run, None as long as it goes on."""
         run = self._runs.find_one({"_id": attempt.run_id}, {"stopped_because": 1, "attempt": 1})
         if run is None or run["attempt"] != attempt.number:
             return _SUPERSEDED
-        reason: str | None = run.get("stopped_because")
-        return reason
+        reason = run.get("stopped_because")
+        return reason and StopReason(**reason)
 
     def confirmed(self, request_ids: Sequence[str]) -> set[str]:
         """Return those of the request ids that have a successful step in any run."""
@@ -569,7 +569,7 @@ _STEP_IDENTITY: Final = [
     ("entity_type", ASCENDING),
     ("source_id", ASCENDING),
 ]
-_SUPERSEDED: Final = "the run has begun anew elsewhere"
+_SUPERSEDED: Final = StopReason("the run has begun anew elsewhere")
 _EXPIRY: Final = "steps_expire"
 _DUPLICATE_KEY: Final = 11000
 """MongoDB's code for a document whose unique key another one has."""

@@ -45,6 +45,17 @@ PARENT_FAILED: Final = "PARENT_FAILED"
 """Not sent, because the item that it refers to failed in this run."""
 RUN_STOPPED: Final = "RUN_STOPPED"
 """Not sent, because the run had been stopped."""
+HUB_UNAVAILABLE: Final = "HUB_UNAVAILABLE"
+"""Not sent, because the run had been stopped when Stage 1 stayed down."""
+
+
+@dataclass(frozen=True)
+class StopReason:
+    """Why a run sends nothing more; `code` is that of the items that are skipped for it."""
+
+    message: str
+    code: str = RUN_STOPPED
+
 
 CLASS_BY_CODE: Final[dict[str, ErrorClass]] = {
     TIMEOUT: ErrorClass.TRANSIENT,

@@ -3,8 +3,7 @@
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
@@ -29,18 +28,19 @@ from tasks.errors import (
     DUPLICATE_KEY,
     INTERNAL_ERROR,
     PARENT_FAILED,
-    RUN_STOPPED,
     VALIDATION_ERROR,
     ErrorClass,
     ItemError,
+    StopReason,
 )
-from tasks.hub_admin import hub_admin_client
+from tasks.hub_admin import UpsertOutcome, hub_admin_client
 from tasks.mongo import MongoUnavailable, database, identity
+from tasks.retry_budget import RetryBudget
+from tasks.send_gate import CircuitBreaker, Passage, SendGate
 from tasks.settings import Settings, read_settings
 from tasks.slots import Slots, slots_of_process
 from tasks.source import Batch, InvalidItem, Item, Known, Source
 
-_LOOK_SECONDS: Final = 1.0
 _SENDERS_KEPT: Final = 8
 
 
@@ -53,8 +53,8 @@ class BatchResult:
     to_retry: int = 0
     first_error: ItemError | None = None
 
-    def with_item(self, error: ItemError | None) -> Self:
-        """Return the result with one more item counted."""
+    def with_item(self, error: ItemError | None, *, is_final: bool = False) -> Self:
+        """Return the result with one more item counted; a final one is not worth a retry."""
         error_class = error.error_class if error else None
         outcome = Totals(
             success=int(error is None),
@@ -64,60 +64,13 @@ class BatchResult:
         return replace(
             self,
             totals=self.totals + outcome,
-            to_retry=self.to_retry + int(error_class is ErrorClass.TRANSIENT),
+            to_retry=self.to_retry + int(error_class is ErrorClass.TRANSIENT and not is_final),
             first_error=self.first_error or error,
         )
 
     def with_decision(self, decision: Decisions) -> Self:
         """Return the result with one more item that is left alone."""
         return replace(self, decisions=self.decisions + decision)
-
-
-class SendGate:
-    """Whether a run may send now: held for a while by `Retry-After`, closed for good.
-
-    Another process may close it too: `look` says why, and is asked once a second.
-    """
-
-    def __init__(self, look: Callable[[], str | None]) -> None:
-        self._look = look
-        self._looks_at = 0.0
-        self._closed = threading.Event()
-        self._lock = threading.Lock()
-        self._opens_at = 0.0
-        self.closed_because: str | None = None
-
-    def close(self, reason: str) -> None:
-        """Let nothing more through; the first reason stays."""
-        with self._lock:
-            if not self._closed.is_set():
-                self.closed_because = reason
-                self._closed.set()
-
-    def hold(self, seconds: float) -> None:
-        """Let nothing through for that long from now."""
-        with self._lock:
-            self._opens_at = max(self._opens_at, time.monotonic() + seconds)
-
-    def is_open(self) -> bool:
-        """Whether something may still be sent, now or once the gate is no longer held."""
-        self._look_around()
-        return not self._closed.is_set()
-
-    def pass_through(self) -> bool:
-        """Wait while the gate is held; return False once it is closed."""
-        while (held_for := self._opens_at - time.monotonic()) > 0:
-            if not self.is_open() or self._closed.wait(min(held_for, _LOOK_SECONDS)):
-                break
-        return self.is_open()
-
-    def _look_around(self) -> None:
-        if time.monotonic() < self._looks_at:
-            return
-        with self._lock:
-            self._looks_at = time.monotonic() + _LOOK_SECONDS
-        if reason := self._look():
-            self.close(reason)
 
 
 class Sender:
@@ -139,7 +92,10 @@ class Sender:
         self.settings = settings
         self.is_dry_run = is_dry_run
         self.audit: AuditTrail = audit_trail(settings)
-        self.gate = SendGate(lambda: self.audit.stopped_because(attempt))
+        self.gate = SendGate(
+            lambda: self.audit.stopped_because(attempt), _circuit_breaker(settings)
+        )
+        self.retry_budget = RetryBudget()
         self.slots = slots
         self._flow_run_id = flow_run_id
         self._mode = mode
@@ -176,7 +132,7 @@ class Sender:
             prior_steps = self._prior_steps(batch)
             for item in self._read(batch):
                 prior = prior_steps.get(identity(item.source_id)) if prior_steps else None
-                if prior is not None and self._is_settled(prior):
+                if prior is not None and prior.is_settled_in(self.attempt.number):
                     result = result.with_item(prior.error)
                 elif isinstance(item, Known):
                     result = result.with_decision(Decisions(unchanged=1))
@@ -186,9 +142,10 @@ class Sender:
                     result = result.with_item(self._record(item, error, task_run_id=task_run_id))
                 elif self.is_dry_run and isinstance(item, Item):
                     result = result.with_decision(Decisions(would_send=1, first=item.natural_key))
+                elif is_retry and prior and not self.retry_budget.take_retry():
+                    result = result.with_item(prior.error, is_final=True)
                 else:
-                    attempts = prior.attempts if prior else 0
-                    result = result.with_item(self._send_item(item, attempts, task_run_id))
+                    result = result.with_item(self._send_item(item, prior, task_run_id))
         self.audit.flush()
         return replace(result, to_retry=0) if self.gate.closed_because else result
 
@@ -207,7 +164,7 @@ class Sender:
         self.audit.flush()
         self.audit.decide(self.run_id, entity_name, left_alone)
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: StopReason) -> None:
         """Let nothing more be sent for this run, by this process or any other."""
         self.gate.close(reason)
         self.audit.stop(self.run_id, reason)
@@ -220,7 +177,7 @@ class Sender:
         """Whether the run was stopped because somebody has cancelled it."""
         return self.stopped_because() == _CANCELLED
 
-    def stopped_because(self) -> str | None:
+    def stopped_because(self) -> StopReason | None:
         """Return why this run was stopped, by this process or another; None if it was not."""
         return self.gate.closed_because or self.audit.stopped_because(self.attempt)
 
@@ -231,7 +188,7 @@ class Sender:
             yield
         except BaseException as error:
             with suppress(MongoUnavailable):
-                self.stop(f"the run was interrupted ({type(error).__name__})")
+                self.stop(StopReason(f"the run was interrupted ({type(error).__name__})"))
             raise
 
     def close(self) -> None:
@@ -239,12 +196,6 @@ class Sender:
         self._hub.close()
         self.slots.give_back()
         self.audit.flush()
-
-    def _is_settled(self, prior: PriorStep) -> bool:
-        if prior.is_settled_in(self.attempt.number):
-            return True
-        is_of_this = prior.run_attempt == self.attempt.number
-        return is_of_this and self.gate.closed_because is not None
 
     def _failed_parent(self, item: Item) -> str | None:
         """Return the parent without which an item is not to be sent; None where there is none."""
@@ -284,31 +235,46 @@ class Sender:
         return self.audit.prior_steps(self.run_id, batch.entity_type, batch.start, batch.end)
 
     def _send_item(
-        self, item: Item | InvalidItem, attempts: int, task_run_id: str
+        self, item: Item | InvalidItem, prior: PriorStep | None, task_run_id: str
     ) -> ItemError | None:
         if isinstance(item, InvalidItem):
             error = ItemError(VALIDATION_ERROR, item.fault, ErrorClass.PERMANENT)
             return self._record(item, error, task_run_id=task_run_id)
-        if not self.gate.pass_through():
-            reason = f"not sent: {self.gate.closed_because}"
-            error = ItemError(RUN_STOPPED, reason, ErrorClass.SKIPPED)
-            return self._record(item, error, task_run_id=task_run_id)
-        outcome = self._hub.upsert(item.entity_type, item.request_id, item.body)
-        self._heed(item, outcome.error, outcome.retry_after_seconds)
+        passage = self.gate.pass_through()
+        if isinstance(passage, StopReason):
+            return prior.error if prior else self._skip(item, passage, task_run_id)
+        outcome = self._upsert(item, passage)
         return self._record(
             item,
             outcome.error,
             http_status=outcome.http_status,
             sync_id=outcome.sync_id,
-            attempts=attempts + 1,
+            attempts=(prior.attempts if prior else 0) + 1,
             duration_ms=outcome.duration_ms,
             task_run_id=task_run_id,
         )
 
-    def _heed(self, item: Item, error: ItemError | None, retry_after: float | None) -> None:
+    def _skip(self, item: Item, reason: StopReason, task_run_id: str) -> ItemError | None:
+        error = ItemError(reason.code, f"not sent: {reason.message}", ErrorClass.SKIPPED)
+        return self._record(item, error, task_run_id=task_run_id)
+
+    def _upsert(self, item: Item, passage: Passage) -> UpsertOutcome:
+        self.retry_budget.count_request()
+        try:
+            outcome = self._hub.upsert(item.entity_type, item.request_id, item.body)
+        except BaseException:
+            self.gate.give_back(passage)
+            raise
+        self._heed(item, outcome)
+        if reason := self.gate.report(passage, outcome.error):
+            self.stop(reason)
+        return outcome
+
+    def _heed(self, item: Item, outcome: UpsertOutcome) -> None:
+        error, retry_after = outcome.error, outcome.retry_after_seconds
         if error and error.error_class is ErrorClass.RUN_STOPPING:
             place = f"{item.entity_type.name} {item.natural_key}"
-            self.stop(f"{error.code} at {place}: {error.message}")
+            self.stop(StopReason(f"{error.code} at {place}: {error.message}"))
         if retry_after is not None:
             self.gate.hold(min(retry_after, self.settings.retry_after_max_ms / 1000))
 
@@ -330,6 +296,14 @@ class Sender:
         return error
 
 
+def _circuit_breaker(settings: Settings) -> CircuitBreaker:
+    return CircuitBreaker(
+        failures=settings.breaker_failures,
+        probe_seconds=settings.breaker_probe_ms / 1000,
+        limit_seconds=settings.breaker_limit_ms / 1000,
+    )
+
+
 def _share_a_core() -> None:
     """Let the thread run on the one core that all threads which send have in this process.
 
@@ -341,7 +315,7 @@ def _share_a_core() -> None:
         os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
 
 
-_CANCELLED: Final = "the run was cancelled"
+_CANCELLED: Final = StopReason("the run was cancelled")
 _DUPLICATE: Final = "another document has this natural key too: the highest version wins"
 _STATE_BY_CLASS: Final = {
     ErrorClass.TRANSIENT: StepState.AWAITING_RETRY,

@@ -117,6 +117,9 @@ class Settings(MongoSettings):
     retry_max: int = Field(4, validation_alias="ADMIN_RETRY_MAX", ge=0, le=MAX_RETRIES)
     retry_base_delay_ms: int = Field(300, validation_alias="ADMIN_RETRY_BASE_DELAY_MS", ge=0)
     retry_after_max_ms: int = Field(60_000, validation_alias="ADMIN_RETRY_AFTER_MAX_MS", ge=0)
+    breaker_failures: int = Field(20, validation_alias="ADMIN_BREAKER_FAILURES", ge=1)
+    breaker_probe_ms: int = Field(2000, validation_alias="ADMIN_BREAKER_PROBE_MS", ge=1)
+    breaker_limit_ms: int = Field(60_000, validation_alias="ADMIN_BREAKER_LIMIT_MS", ge=0)
     concurrency: int = Field(3, validation_alias="ADMIN_CONCURRENCY", ge=1, le=256)
     task_runner: Literal["threads", "dask"] = Field("threads", validation_alias="ADMIN_TASK_RUNNER")
     dask_scheduler: str | None = Field(

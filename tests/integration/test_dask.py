@@ -124,6 +124,33 @@ def test_a_wrong_token_stops_both_workers(world: World, monkeypatch: pytest.Monk
     assert totals["skipped"] >= 392
 
 
+def test_what_one_worker_stops_is_recorded_by_all_under_its_code(
+    world: World, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADMIN_CONCURRENCY", "8")
+    monkeypatch.setenv("ADMIN_MAX_TASK_RUNS", "20")
+    impatient = {
+        "ADMIN_BREAKER_FAILURES": "4",
+        "ADMIN_BREAKER_PROBE_MS": "200",
+        "ADMIN_BREAKER_LIMIT_MS": "300",
+    }
+    with Client(scheduler) as client:
+        worker = next(iter(client.scheduler_info()["workers"]))
+        client.run(lambda: os.environ.update(impatient), workers=[worker])
+    world.add_seed()
+    world.add_tenants(400)
+    world.hub.misbehave({"status": 503})
+
+    run = world.sync()
+
+    assert run.state.name == "Stopped"
+    assert run.state.message.startswith("Stopped by HUB_UNAVAILABLE: ")
+    skipped = [step for step in run.steps if step["error"]["class"] == "skipped"]
+    assert {step["error"]["code"] for step in skipped} == {"HUB_UNAVAILABLE"}
+    assert len(skipped) == 405 - len({request["key"] for request in world.hub.requests()})
+    assert run.document["totals"]["total"] == len(run.steps) == 405
+
+
 def test_without_a_scheduler_the_run_has_a_cluster_of_its_own(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

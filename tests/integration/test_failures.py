@@ -16,6 +16,8 @@ def world(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setenv("ADMIN_RETRY_MAX", str(RETRY_MAX))
     monkeypatch.setenv("ADMIN_RETRY_BASE_DELAY_MS", str(int(BASE_DELAY * 1000)))
     monkeypatch.setenv("ADMIN_TIMEOUT_MS", "1000")
+    # One item's failures are looked at here, not what a row of them does to all senders.
+    monkeypatch.setenv("ADMIN_BREAKER_FAILURES", "1000")
     return world
 
 
@@ -117,10 +119,19 @@ def test_permanent_failures_are_never_retried(world: World) -> None:
     assert len(world.hub.requests()) == len(PERMANENT)
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_honoured_by_all_senders(world: World, status: int) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        {"status": 429},
+        {"status": 503},
+        {"status": 500, "code": "NEW"},
+        {"status": 200, "code": "TEMPORARY_UNAVAILABLE"},
+    ],
+    ids=lambda refusal: "-".join(map(str, refusal.values())),
+)
+def test_retry_after_is_honoured_by_all_senders(world: World, refusal: dict[str, Any]) -> None:
     keys = world.add_tenants(12)
-    fault = {"key": keys[0], "attempts": [1], "status": status, "retry_after": "2"}
+    fault = {"key": keys[0], "attempts": [1], "retry_after": "2", **refusal}
     world.hub.misbehave(fault, {"delay_ms": 400})
     run = world.sync(entities=["tenant"])
     assert run.document["status"] == "success"

@@ -17,6 +17,7 @@ from prefect.states import Running
 from flows.admin_sync import admin_sync
 from flows.state_mirror import mirror_run
 from tasks.audit import RunOptions, RunStatus, audit_trail
+from tasks.errors import HUB_UNAVAILABLE, StopReason
 from tasks.settings import read_mongo_settings
 from tests.integration.served import process
 from tests.integration.world import REPOSITORY, World, wait_until
@@ -153,9 +154,10 @@ def test_a_run_that_begins_again_is_no_longer_stopped(world: World) -> None:
     trail = audit_trail(read_mongo_settings())
     run_id = trail.open_run("a flow run", "its name", RunOptions("a test", ("tenant",)))
     attempt = trail.begin_attempt(run_id)
-    trail.stop(run_id, "INVALID_TOKEN")
-    trail.stop(run_id, "a later reason")
-    assert trail.stopped_because(attempt) == "INVALID_TOKEN"
+    reason = StopReason("HUB_UNAVAILABLE: down for 60 s", HUB_UNAVAILABLE)
+    trail.stop(run_id, reason)
+    trail.stop(run_id, StopReason("a later reason"))
+    assert trail.stopped_because(attempt) == reason
     trail.mirror_run("a flow run", RunStatus.RUNNING, "", datetime.now(UTC))
     assert trail.stopped_because(attempt) is None
     trail.begin_attempt(run_id)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import time
 import uuid
@@ -47,9 +48,14 @@ def wait_until(condition: Callable[[], Answer | None]) -> Answer:
 
 @dataclass(frozen=True)
 class Hub:
-    """The local hub's control door."""
+    """The local hub's control door; with its process it can be killed, too."""
 
     base_url: str
+    process_id: int | None = None
+
+    @property
+    def port(self) -> int:
+        return int(self.base_url.rpartition(":")[2])
 
     def reset(self) -> None:
         httpx.post(f"{self.base_url}/_hub/reset").raise_for_status()
@@ -65,21 +71,25 @@ class Hub:
         stats: Document = httpx.get(f"{self.base_url}/_hub/stats").json()
         return stats
 
+    def kill(self) -> None:
+        assert self.process_id is not None
+        os.kill(self.process_id, signal.SIGKILL)
+
 
 @contextmanager
-def started_hub(mongodb_uri: str, log_path: Path) -> Iterator[Hub]:
-    """Run a hub as a process of its own."""
-    hub = Hub(f"http://127.0.0.1:{free_port()}")
-    port = hub.base_url.rpartition(":")[2]
+def started_hub(mongodb_uri: str, log_path: Path, port: int | None = None) -> Iterator[Hub]:
+    """Run a hub as a process of its own, by default on a free port."""
+    port = port or free_port()
+    base_url = f"http://127.0.0.1:{port}"
     with running(
-        [sys.executable, "-m", "scripts.local_hub", "--port", port, "--db", "local_hub"],
+        [sys.executable, "-m", "scripts.local_hub", "--port", str(port), "--db", "local_hub"],
         name="The local hub",
-        ready=lambda: answers(f"{hub.base_url}/_hub/stats", within_seconds=5),
+        ready=lambda: answers(f"{base_url}/_hub/stats", within_seconds=5),
         env={**os.environ, "ADMIN_SYNC_TOKEN": HUB_TOKEN, "MONGODB_URI": mongodb_uri},
         log_path=log_path,
         cwd=REPOSITORY,
-    ):
-        yield hub
+    ) as process:
+        yield Hub(base_url, process.pid)
 
 
 @dataclass(frozen=True)
