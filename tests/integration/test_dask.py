@@ -89,7 +89,7 @@ def test_two_workers_do_what_threads_do(
     assert {step["task_run_id"] for step in run.steps} >= set(batches)
     with Client(scheduler) as client:
         senders = client.run(lambda: sorted(sys.modules["tasks.sender"]._senders))
-        assert set(map(tuple, senders.values())) == {(str(run.document["_id"]),)}
+        assert set(map(tuple, senders.values())) == {(run.document["_id"],)}
 
 
 @pytest.mark.usefixtures("scheduler")
