@@ -326,13 +326,17 @@ class LocalHub:
         if fault is None:
             return self._usual_answer(entity_type, authorization, body)
         time.sleep(fault.delay_ms / 1000)
-        if fault.only_delays:
-            answer = self._usual_answer(entity_type, authorization, body)
-        else:
-            if fault.after_store:
-                self._usual_answer(entity_type, authorization, body)
-            answer = _faulty_answer(fault)
+        answer = self._told_answer(fault, entity_type, authorization, body)
         return replace(answer, drip_seconds=fault.drip_ms / 1000)
+
+    def _told_answer(
+        self, fault: Fault, entity_type: EntityType, authorization: str | None, body: Document
+    ) -> Answer:
+        if fault.only_delays:
+            return self._usual_answer(entity_type, authorization, body)
+        if fault.after_store:
+            self._usual_answer(entity_type, authorization, body)
+        return _faulty_answer(fault)
 
     def _usual_answer(
         self, entity_type: EntityType, authorization: str | None, body: Document

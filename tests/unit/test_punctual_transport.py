@@ -5,6 +5,7 @@ import ipaddress
 import itertools
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -197,6 +198,34 @@ def test_after_an_answer_without_end_the_next_request_is_answered() -> None:
         with pytest.raises(httpx.TimeoutException):
             post(sender, f"http://127.0.0.1:{port}/")
         assert post(sender, f"http://127.0.0.1:{port}/") == b"ok"
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 2", SUCCESS[:-10], SUCCESS[:-1]])
+def test_a_connection_that_is_reset(sent: bytes) -> None:
+    def answer(stream: socket.socket) -> None:
+        stream.sendall(sent)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stream.close()
+
+    with (
+        peer(answer) as port,
+        transport() as sender,
+        pytest.raises(httpx.TransportError) as raised,
+    ):
+        post(sender, f"http://127.0.0.1:{port}/")
+    assert not isinstance(raised.value, httpx.TimeoutException)
+
+
+def test_an_answer_before_the_request_is_sent_counts() -> None:
+    def answer(stream: socket.socket) -> None:
+        stream.sendall(SUCCESS)
+        stream.shutdown(socket.SHUT_WR)
+        while stream.recv(1 << 20):
+            pass
+
+    with peer(answer) as port, transport() as sender:
+        url = f"http://127.0.0.1:{port}/"
+        assert post(sender, url, QUESTION + b"x" * 5_000_000) == b"ok"
 
 
 @pytest.fixture
