@@ -61,6 +61,7 @@ class PunctualTransport(httpx.BaseTransport):
                     content=cast(httpx.SyncByteStream, request.stream),
                 )
             )
+            _refuse_unasked(response)
         return httpx.Response(
             response.status, headers=response.headers, stream=_ResponseStream(response)
         )
@@ -92,11 +93,14 @@ class _PunctualStream(httpcore.NetworkStream):
     def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
         self._stream = stream
         self._deadline = deadline
+        self.has_read_since_write = False
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
+        self.has_read_since_write = True
         return self._stream.read(max_bytes, self._deadline.seconds_left())
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
+        self.has_read_since_write = False
         for start in range(0, len(buffer), _WRITE_BYTES):
             part = buffer[start : start + _WRITE_BYTES]
             self._stream.write(part, self._deadline.seconds_left())
@@ -157,6 +161,14 @@ class _ResponseStream(httpx.SyncByteStream):
 
     def close(self) -> None:
         self._response.close()
+
+
+def _refuse_unasked(response: httpcore.Response) -> None:
+    """Don't take what a peer sent behind its last answer for the answer to this request."""
+    stream = response.extensions.get("network_stream")
+    if isinstance(stream, _PunctualStream) and not stream.has_read_since_write:
+        response.close()
+        raise httpcore.RemoteProtocolError("an answer came before its request")
 
 
 def _addresses(host: str, port: int, seconds: float) -> list[str]:

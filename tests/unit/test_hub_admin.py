@@ -10,6 +10,7 @@ import httpx
 import pytest
 import respx
 from hypothesis import assume, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tasks.entities import ENTITY_TYPES, entity_type_named
@@ -159,6 +160,7 @@ def client_of() -> Callable[[str], HubAdminClient]:
     return make
 
 
+@hypothesis_settings(deadline=None)
 @given(
     token=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=60),
     spelling=st.sampled_from(

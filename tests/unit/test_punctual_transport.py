@@ -200,6 +200,15 @@ def test_after_an_answer_without_end_the_next_request_is_answered() -> None:
         assert post(sender, f"http://127.0.0.1:{port}/") == b"ok"
 
 
+def test_an_answer_that_nobody_asked_for_is_not_the_next_request_s() -> None:
+    with peer(lambda stream: stream.sendall(2 * SUCCESS)) as port, transport() as sender:
+        url = f"http://127.0.0.1:{port}/"
+        assert post(sender, url) == b"ok"
+        with pytest.raises(httpx.TransportError, match="before its request"):
+            post(sender, url)
+        assert post(sender, url) == b"ok"
+
+
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 2", SUCCESS[:-10], SUCCESS[:-1]])
 def test_a_connection_that_is_reset(sent: bytes) -> None:
     def answer(stream: socket.socket) -> None:
@@ -278,7 +287,11 @@ def test_the_next_address_of_a_host_is_tried(
 
 
 def test_a_slow_look_up_is_over_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(2 * SOON))
+    def look_up_slowly(*_: object, **__: object) -> None:
+        time.sleep(2 * SOON)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_slowly)
     with transport() as sender, over_soon(), pytest.raises(httpx.TimeoutException):
         post(sender, "http://hub.test/")
 
