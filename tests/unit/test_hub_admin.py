@@ -9,8 +9,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 import respx
-from hypothesis import assume, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tasks.entities import ENTITY_TYPES, entity_type_named
@@ -146,21 +145,21 @@ def test_messages_from_outside_are_cleaned(send: Send) -> None:
 @pytest.fixture(scope="module")
 def client_of() -> Callable[[str], HubAdminClient]:
     """A client by its token."""
-    settings = {
+    variables = {
         "MONGODB_URI": "mongodb://localhost",
         **{entity_type.url_variable: URL for entity_type in ENTITY_TYPES},
     }
 
     def make(token: str) -> HubAdminClient:
         with pytest.MonkeyPatch.context() as environment:
-            for variable, value in {**settings, "ADMIN_SYNC_TOKEN": token}.items():
+            for variable, value in {**variables, "ADMIN_SYNC_TOKEN": token}.items():
                 environment.setenv(variable, value)
             return HubAdminClient(read_settings())
 
     return make
 
 
-@hypothesis_settings(deadline=None)
+@settings(deadline=None)
 @given(
     token=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=60),
     spelling=st.sampled_from(

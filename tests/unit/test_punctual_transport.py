@@ -25,6 +25,7 @@ TIMEOUT = 0.3
 SOON = 5.0
 """Seconds: far beyond the timeout, far below what the peers here would take."""
 QUESTION = b"?"
+PATIENCE = 30.0
 SUCCESS = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 Answer = Callable[[socket.socket], None]
@@ -88,8 +89,10 @@ def flooding(head: bytes, flood: bytes) -> Answer:
 
 
 @contextmanager
-def transport(tls: ssl.SSLContext | None = None) -> Iterator[PunctualTransport]:
-    with PunctualTransport(TIMEOUT, tls or ssl.create_default_context(), None) as transport:
+def transport(
+    tls: ssl.SSLContext | None = None, *, seconds: float = TIMEOUT
+) -> Iterator[PunctualTransport]:
+    with PunctualTransport(seconds, tls or ssl.create_default_context(), None) as transport:
         yield transport
 
 
@@ -153,7 +156,7 @@ def test_an_answer_without_end_is_over_in_time(answer: Answer) -> None:
 def test_a_header_without_end_is_given_up_before_the_time_is_over(head: bytes) -> None:
     with (
         peer(flooding(head, b"x" * 10_000)) as port,
-        transport() as sender,
+        transport(seconds=PATIENCE) as sender,
         pytest.raises(httpx.TransportError) as raised,
     ):
         post(sender, f"http://127.0.0.1:{port}/")
@@ -181,10 +184,10 @@ def test_a_connection_is_kept_and_each_request_has_its_own_time() -> None:
         connections.add(stream.getpeername())
         succeeding(stream)
 
-    with peer(answer) as port, transport() as sender:
-        for _ in range(3):
-            assert post(sender, f"http://127.0.0.1:{port}/") == b"ok"
-            time.sleep(TIMEOUT)
+    with peer(answer) as port, transport(seconds=1) as sender:
+        assert post(sender, f"http://127.0.0.1:{port}/") == b"ok"
+        time.sleep(1)
+        assert post(sender, f"http://127.0.0.1:{port}/") == b"ok"
     assert len(connections) == 1
 
 
@@ -194,14 +197,17 @@ def test_after_an_answer_without_end_the_next_request_is_answered() -> None:
     def answer(stream: socket.socket) -> None:
         next(answers)(stream)
 
-    with peer(answer) as port, transport() as sender:
+    with peer(answer) as port, transport(seconds=1) as sender:
         with pytest.raises(httpx.TimeoutException):
             post(sender, f"http://127.0.0.1:{port}/")
         assert post(sender, f"http://127.0.0.1:{port}/") == b"ok"
 
 
 def test_an_answer_that_nobody_asked_for_is_not_the_next_request_s() -> None:
-    with peer(lambda stream: stream.sendall(2 * SUCCESS)) as port, transport() as sender:
+    with (
+        peer(lambda stream: stream.sendall(2 * SUCCESS)) as port,
+        transport(seconds=PATIENCE) as sender,
+    ):
         url = f"http://127.0.0.1:{port}/"
         assert post(sender, url) == b"ok"
         with pytest.raises(httpx.TransportError, match="before its request"):
@@ -218,7 +224,7 @@ def test_a_connection_that_is_reset(sent: bytes) -> None:
 
     with (
         peer(answer) as port,
-        transport() as sender,
+        transport(seconds=PATIENCE) as sender,
         pytest.raises(httpx.TransportError) as raised,
     ):
         post(sender, f"http://127.0.0.1:{port}/")
@@ -232,7 +238,7 @@ def test_an_answer_before_the_request_is_sent_counts() -> None:
         while stream.recv(1 << 20):
             pass
 
-    with peer(answer) as port, transport() as sender:
+    with peer(answer) as port, transport(seconds=PATIENCE) as sender:
         url = f"http://127.0.0.1:{port}/"
         assert post(sender, url, QUESTION + b"x" * 5_000_000) == b"ok"
 
@@ -275,7 +281,7 @@ def test_the_next_address_of_a_host_is_tried(
     deaf_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve_to(monkeypatch, "127.0.0.2", "127.0.0.3")
-    with socket.create_server(("127.0.0.3", deaf_port)) as listener, transport() as sender:
+    with socket.create_server(("127.0.0.3", deaf_port)) as listener, transport(seconds=2) as sender:
 
         def serve() -> None:
             connection, _ = listener.accept()
@@ -349,7 +355,7 @@ def client_tls(certificate: Path) -> ssl.SSLContext:
 def test_https(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
     with (
         peer(succeeding, server_tls) as port,
-        transport(client_tls) as sender,
+        transport(client_tls, seconds=PATIENCE) as sender,
     ):
         assert post(sender, f"https://127.0.0.1:{port}/") == b"ok"
 
@@ -357,7 +363,7 @@ def test_https(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
 def test_a_certificate_that_nobody_vouches_for(server_tls: ssl.SSLContext) -> None:
     with (
         peer(succeeding, server_tls) as port,
-        transport() as sender,
+        transport(seconds=PATIENCE) as sender,
         pytest.raises(httpx.TransportError, match="certificate"),
     ):
         post(sender, f"https://127.0.0.1:{port}/")
