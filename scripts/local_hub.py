@@ -2,6 +2,7 @@
 
 import argparse
 import hmac
+import io
 import json
 import os
 import re
@@ -13,14 +14,14 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, PyMongoError
@@ -33,6 +34,7 @@ Document = dict[str, Any]
 
 _REQUESTS_KEPT: Final = 200_000
 _REQUEST_ID: Final = re.compile(r"[0-9a-f]{32}")
+_PADDING_PART: Final = 65_536
 _GARBAGE: Final = b"<html>\xff\xfe not JSON"
 
 
@@ -41,8 +43,11 @@ class Fault(BaseModel):
 
     `entity_type`, `key` and `attempts` (counted from 1 for each item since the last reset) say
     which requests; None means any. `delay_ms` comes first. Then the answer is, in this order:
-    none (`drop`), no JSON (`garbage`), `body` as it is, or a refusal with `status` and `code`;
-    with a delay alone the answer is the usual one. With `after_store` the item is stored first.
+    none (`drop`), `raw` (each character a byte) and the end of the connection, no JSON (`garbage`),
+    a success that spaces make `body_bytes` long, `body` as it is, or a refusal with `status` and
+    `code`; with delays alone the answer is the usual one. With `drip_ms` an answer goes out byte by
+    byte, headers too, each that much after the one before. With `after_store` the item is stored
+    first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,8 +59,11 @@ class Fault(BaseModel):
     code: str | None = None
     message: str = "told to misbehave"
     delay_ms: int = 0
+    drip_ms: int = 0
     drop: bool = False
+    raw: str | None = Field(None, pattern=r"^[\x00-\xff]*$")
     garbage: bool = False
+    body_bytes: int | None = None
     body: Any | None = None
     retry_after: str | None = None
     after_store: bool = False
@@ -69,8 +77,9 @@ class Fault(BaseModel):
 
     @property
     def only_delays(self) -> bool:
-        """Whether the usual answer follows the delay."""
-        has_answer = self.status is not None or self.code is not None or self.body is not None
+        """Whether the answer is the usual one, but late or slow."""
+        answers = (self.raw, self.body_bytes, self.body, self.status, self.code)
+        has_answer = any(answer is not None for answer in answers)
         return not (has_answer or self.drop or self.garbage)
 
 
@@ -150,12 +159,16 @@ class Observations:
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP response; without a status the connection is cut instead."""
+    """An HTTP response; without a status its content is all that is sent, and the last."""
 
     status: int | None
     content: bytes = b""
     outcome: str = "ok"
     retry_after: str | None = None
+    padding: int = 0
+    """How many spaces follow the content."""
+    drip_seconds: float = 0
+    """Pause after each byte."""
 
 
 def _json_answer(status: int, body: Any, outcome: str, retry_after: str | None = None) -> Answer:
@@ -313,6 +326,12 @@ class LocalHub:
         if fault is None:
             return self._usual_answer(entity_type, authorization, body)
         time.sleep(fault.delay_ms / 1000)
+        answer = self._told_answer(fault, entity_type, authorization, body)
+        return replace(answer, drip_seconds=fault.drip_ms / 1000)
+
+    def _told_answer(
+        self, fault: Fault, entity_type: EntityType, authorization: str | None, body: Document
+    ) -> Answer:
         if fault.only_delays:
             return self._usual_answer(entity_type, authorization, body)
         if fault.after_store:
@@ -398,25 +417,63 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(answer)
 
     def _send(self, answer: Answer) -> None:
-        if answer.status is None:
+        usual = self.wfile
+        if answer.drip_seconds:
+            self.wfile = _Dripping(usual, answer.drip_seconds)
+        try:
+            if answer.status is None:
+                self._send_raw(answer.content)
+            else:
+                self._send_response(answer.status, answer)
+        except OSError:  # the client has had enough
             self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        self.send_response(answer.status)
+        finally:
+            self.wfile = usual
+
+    def _send_raw(self, content: bytes) -> None:
+        self.close_connection = True
+        self.wfile.write(content)
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _send_response(self, status: int, answer: Answer) -> None:
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer.content)))
+        self.send_header("Content-Length", str(len(answer.content) + answer.padding))
         if answer.retry_after is not None:
             self.send_header("Retry-After", answer.retry_after)
         self.end_headers()
         self.wfile.write(answer.content)
+        for sent in range(0, answer.padding, _PADDING_PART):
+            self.wfile.write(b" " * min(_PADDING_PART, answer.padding - sent))
+
+
+class _Dripping(io.BufferedIOBase):
+    """Passes on each byte of an answer by itself."""
+
+    def __init__(self, target: io.BufferedIOBase, pause_seconds: float) -> None:
+        self._target = target
+        self._pause_seconds = pause_seconds
+
+    def write(self, content: Any) -> int:
+        for byte in content:
+            self._target.write(bytes([byte]))
+            self._target.flush()
+            time.sleep(self._pause_seconds)
+        return len(content)
 
 
 def _faulty_answer(fault: Fault) -> Answer:
     status = fault.status or HTTPStatus.OK
     if fault.drop:
         return Answer(None, outcome="dropped")
+    if fault.raw is not None:
+        return Answer(None, fault.raw.encode("latin-1"), "raw")
     if fault.garbage:
         return Answer(status, _GARBAGE, "garbage", fault.retry_after)
+    if fault.body_bytes is not None:
+        success = _json_answer(status, {"ok": True}, "padded", fault.retry_after)
+        return replace(success, padding=max(0, fault.body_bytes - len(success.content)))
     if fault.body is not None:
         return _json_answer(status, fault.body, "fault", fault.retry_after)
     error: Document = {"code": fault.code, "message": fault.message, "details": {}}

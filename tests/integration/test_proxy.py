@@ -2,6 +2,7 @@
 
 import json
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,6 +20,7 @@ class Proxy:
 
     url: str = ""
     asked_for: list[str] = field(default_factory=list)
+    credentials: str | None = None
 
 
 @pytest.fixture
@@ -29,11 +31,16 @@ def proxy() -> Iterator[Proxy]:
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             proxy.asked_for.append(self.path)
+            proxy.credentials = self.headers["Proxy-Authorization"]
             content = json.dumps({"ok": True, "sync_id": "by proxy"}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+
+        def do_CONNECT(self) -> None:
+            proxy.asked_for.append(self.path)
+            self.send_error(407, "Say who you are")
 
         def log_message(self, *_: object) -> None:
             pass
@@ -47,7 +54,7 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture(autouse=True)
 def _settings(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("http_proxy", "no_proxy", "NO_PROXY", "all_proxy"):
+    for variable in ("http_proxy", "https_proxy", "no_proxy", "NO_PROXY", "all_proxy"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setenv("ADMIN_SYNC_TOKEN", "a-token")
@@ -68,6 +75,49 @@ def send() -> UpsertOutcome:
 def test_requests_go_through_the_proxy_of_the_environment(proxy: Proxy) -> None:
     assert send().sync_id == "by proxy"
     assert proxy.asked_for == ["http://hub.invalid/upsert"]
+
+
+def test_a_proxy_without_a_scheme_is_one_for_http(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy.url.removeprefix("http://"))
+    assert send().sync_id == "by proxy"
+
+
+def test_a_proxy_is_given_its_credentials(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("://", "://user:p%40ss@"))
+    assert send().sync_id == "by proxy"
+    assert proxy.credentials == "Basic " + b64encode(b"user:p@ss").decode()
+
+
+def test_an_https_hub_is_reached_by_a_tunnel(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    for entity_type in ENTITY_TYPES:
+        monkeypatch.setenv(entity_type.url_variable, "https://hub.invalid/upsert")
+    error = send().error
+    assert proxy.asked_for == ["hub.invalid:443"]
+    assert error is not None
+    assert (error.code, error.message) == ("CONNECTION_ERROR", "407 Say who you are")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "socks5://user:pass-word@127.0.0.1:1",
+        "http://user:pass-word@127.0.0.1:1",
+        "http://user:pass-word@127.0.0.1:port",
+        "http://user:pass-word/@127.0.0.1",
+        "http://user:pass-word@[::1",
+    ],
+)
+def test_a_proxy_that_can_not_be_used_is_told_without_its_credentials(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", address)
+    error = send().error
+    assert error is not None
+    assert error.code == "CONNECTION_ERROR"
+    assert "pass-word" not in error.message
 
 
 def test_a_host_that_is_exempt_is_asked_directly(
