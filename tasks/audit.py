@@ -17,7 +17,16 @@ from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from tasks.errors import ErrorClass, ItemError
-from tasks.mongo import Document, database, identity, translating_errors
+from tasks.mongo import (
+    Document,
+    MongoUnavailable,
+    Patience,
+    database,
+    identity,
+    patience_with,
+    patiently,
+    translating_errors,
+)
 from tasks.settings import MongoSettings
 
 _logger = logging.getLogger(__name__)
@@ -176,12 +185,19 @@ class AuditTrail:
     """The audit trail of one database.
 
     Steps are buffered and written in bulk, for the whole process together: never more than
-    `STEPS_BEHIND` steps or `SECONDS_BEHIND` seconds late, and at once by `flush`.
+    `STEPS_BEHIND` steps or `SECONDS_BEHIND` seconds late, and at once by `flush`. While they can't
+    be written, who records one waits: beside those being written, each thread adds one at most.
+
+    Every method waits for a MongoDB that is away, and raises `MongoUnavailable` when it stays away.
     """
 
     def __init__(
-        self, database: Database[Document], steps_retention_days: int | None = None
+        self,
+        database: Database[Document],
+        patience: Patience,
+        steps_retention_days: int | None = None,
     ) -> None:
+        self._patience = patience
         self._retention_days = steps_retention_days
         self._runs = database.get_collection("sync_runs", write_concern=_DURABLE)
         self._steps = database.get_collection("sync_steps", write_concern=_DURABLE)
@@ -191,6 +207,7 @@ class AuditTrail:
         self._timer: threading.Timer | None = None
 
     @translating_errors
+    @patiently
     def prepare(self) -> None:
         """Make the indexes; idempotent.
 
@@ -221,6 +238,7 @@ class AuditTrail:
         self._keep_steps_for(self._retention_days)
 
     @translating_errors
+    @patiently
     def open_run(self, flow_run_id: str, flow_run_name: str, options: RunOptions) -> RunId:
         """Find or create the run of a Prefect flow run and return its `run_id`.
 
@@ -251,6 +269,7 @@ class AuditTrail:
         )
         return cast(RunId, cast(Document, run)["_id"])
 
+    @patiently
     def mirror_run(self, flow_run_id: str, status: RunStatus, message: str, at: datetime) -> None:
         """Take over the state that the flow run entered at `at`; an older event changes nothing.
 
@@ -276,6 +295,7 @@ class AuditTrail:
         not_newer = [{"mirrored_at": None}, {"mirrored_at": {comparison: at}}]
         self._runs.update_one({"_id": run["_id"], "$or": not_newer}, {"$set": change})
 
+    @patiently
     def mirror_stage(
         self, run_id: RunId, entity_type: str, status: RunStatus, at: datetime
     ) -> None:
@@ -298,27 +318,35 @@ class AuditTrail:
         self._change_stage(run_id, entity_type, asdict(decisions))
 
     @translating_errors
+    @patiently
     def stop(self, run_id: RunId, reason: str) -> None:
         """Let no process send anything more for a run; the first reason stays."""
         going_on = {"_id": run_id, "stopped_because": None}
         self._runs.update_one(going_on, {"$set": {"stopped_because": reason}})
 
+    @patiently
     def stopped_because(self, run_id: RunId) -> str | None:
         """Return why nothing more is sent for a run, None as long as it goes on."""
         run = self._runs.find_one({"_id": run_id}, {"stopped_because": True})
         return (run or {}).get("stopped_because")
 
+    @patiently
     def confirmed(self, request_ids: Sequence[str]) -> set[str]:
         """Return those of the request ids that have a successful step in any run."""
         return set(
             self._steps.distinct("request_id", {"request_id": {"$in": request_ids}, "ok": True})
         )
 
+    def await_mongodb(self) -> None:
+        """Return once a step could be written; without asking MongoDB as long as all is well."""
+        self._patience.await_mongodb()
+
     def record(self, run_id: RunId, flow_run_id: str, step: Step) -> None:
         """Note a step; it is written soon.
 
         Raises:
-            pymongo.errors.PyMongoError: the waiting steps could not be written; they still wait.
+            MongoUnavailable: MongoDB stayed away; the waiting steps still wait.
+            pymongo.errors.PyMongoError: MongoDB refuses them; they still wait.
         """
         with self._waiting_lock:
             self._waiting.append(_upsert_of(run_id, flow_run_id, step))
@@ -330,11 +358,13 @@ class AuditTrail:
         if is_full:
             self.flush()
 
+    @patiently
     def flush(self) -> None:
         """Write all waiting steps, of every thread, and return when they are written.
 
         Raises:
-            pymongo.errors.PyMongoError: they could not be written; they still wait.
+            MongoUnavailable: MongoDB stayed away; the steps still wait.
+            pymongo.errors.PyMongoError: MongoDB refuses them; they still wait.
         """
         with self._writing_lock:
             with self._waiting_lock:
@@ -351,6 +381,7 @@ class AuditTrail:
                     self._waiting[:0] = steps
                 raise
 
+    @patiently
     def prior_steps(
         self, run_id: RunId, entity_type: str, start: Any, end: Any
     ) -> dict[bytes, PriorStep]:
@@ -370,6 +401,7 @@ class AuditTrail:
             for step in steps
         }
 
+    @patiently
     def fail_awaiting(self, run_id: RunId, task_run_id: str | None = None) -> None:
         """Say of a run's items, or a task run's, that still await a retry that none will come."""
         of_task_run = {"task_run_id": task_run_id} if task_run_id else {}
@@ -378,6 +410,7 @@ class AuditTrail:
             {"$set": {"state": StepState.FAILED.value, "updated_at": datetime.now(UTC)}},
         )
 
+    @patiently
     def tally(self, run_id: RunId, entity_type: str | None = None) -> tuple[Totals, dict[str, int]]:
         """Count the items of a run, or of one of its stages: its steps, and what was left alone.
 
@@ -408,6 +441,7 @@ class AuditTrail:
             Decisions(),
         )
 
+    @patiently
     def run(self, run_id: RunId) -> Document | None:
         """Return the document of a run, None where there is none."""
         return self._runs.find_one({"_id": run_id})
@@ -428,6 +462,7 @@ class AuditTrail:
         pending = {"_id": run_id, "status": RunStatus.PENDING.value}
         self._runs.update_one(pending, {"$set": {"started_at": at}})
 
+    @patiently
     def _change_stage(self, run_id: RunId, entity_type: str, change: Document) -> None:
         self._runs.update_one(
             {"_id": run_id, "stages.entity_type": entity_type},
@@ -449,14 +484,16 @@ class AuditTrail:
     def _flush_by_timer(self) -> None:
         try:
             self.flush()
-        except PyMongoError:
-            _logger.warning("The audit trail is behind: MongoDB does not take steps", exc_info=True)
+        except (PyMongoError, MongoUnavailable) as error:
+            _logger.warning(
+                "The audit trail is behind, MongoDB does not take steps: %s", type(error).__name__
+            )
 
 
 @lru_cache(maxsize=8)
 def audit_trail(settings: MongoSettings) -> AuditTrail:
     """Return this process's audit trail of the database that the settings name."""
-    return AuditTrail(database(settings), settings.steps_retention_days)
+    return AuditTrail(database(settings), patience_with(settings), settings.steps_retention_days)
 
 
 _DURABLE: Final = WriteConcern(w="majority", j=True)

@@ -33,7 +33,7 @@ from tasks.errors import (
     ItemError,
 )
 from tasks.hub_admin import hub_admin_client
-from tasks.mongo import MongoUnavailable, database, identity
+from tasks.mongo import MongoUnavailable, database, identity, patience_with
 from tasks.settings import Settings, read_settings
 from tasks.slots import Slots, slots_of_process
 from tasks.source import Batch, InvalidItem, Item, Known, Source
@@ -140,7 +140,7 @@ class Sender:
         self._flow_run_id = flow_run_id
         self._mode = mode
         self._hub = hub_admin_client(settings)
-        self._source = Source(database(settings))
+        self._source = Source(database(settings), patience_with(settings))
 
     def plan(self, entity_name: str) -> list[Batch]:
         """Plan a stage: record the duplicates, say how many items there are, cut the batches."""
@@ -160,6 +160,7 @@ class Sender:
 
         Raises:
             SlotsUnavailable: Prefect's API doesn't answer; nothing was sent.
+            MongoUnavailable: MongoDB stayed away; nothing was sent since that is known.
         """
         if self.settings.task_runner == "threads":
             _share_a_core()
@@ -253,6 +254,7 @@ class Sender:
             reason = f"not sent: {self.gate.closed_because}"
             error = ItemError(RUN_STOPPED, reason, ErrorClass.SKIPPED)
             return self._record(item, error, task_run_id=task_run_id)
+        self.audit.await_mongodb()
         outcome = self._hub.upsert(item.entity_type, item.request_id, item.body)
         self._heed(item, outcome.error, outcome.retry_after_seconds)
         return self._record(

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Any, Final
 
 from bson import Decimal128, MaxKey, MinKey, ObjectId
@@ -14,7 +14,7 @@ from pymongo.cursor import Cursor
 from pymongo.database import Database
 
 from tasks.entities import EntityType, entity_type_named
-from tasks.mongo import Document
+from tasks.mongo import Document, Patience, patiently
 from tasks.request_id import effective_version, request_id
 
 BOOKKEEPING: Final = frozenset(
@@ -32,9 +32,8 @@ BOOKKEEPING: Final = frozenset(
 )
 """Fields of a source document that are never sent."""
 
-_CURSOR_BATCH = 200
-"""Documents per round trip: few enough that a slow hub never outlives a server-side cursor."""
-_DECIDED_AT_ONCE = 1_000
+_PAGE = 1_000
+"""Most documents of a query; MongoDB cuts a page at 16 MiB too."""
 _LEAST_IN_BATCH = 250
 """Items that a task run is worth, once an item no longer has one to itself."""
 _KEYS_PER_QUERY = 10_000
@@ -95,11 +94,16 @@ class _Unsendable(ValueError):
 
 
 class Source:
-    """Reads the source collections of one database; never writes."""
+    """Reads the source collections of one database; never writes.
 
-    def __init__(self, database: Database[Document]) -> None:
+    Every method waits for a MongoDB that is away, and raises `MongoUnavailable` when it stays away.
+    """
+
+    def __init__(self, database: Database[Document], patience: Patience) -> None:
         self._database = database
+        self._patience = patience
 
+    @patiently
     def plan(self, entity_type: EntityType, concurrency: int, max_batches: int) -> list[Batch]:
         """Cut a collection into at most `max_batches` ranges of `_id`, without gap or overlap.
 
@@ -125,19 +129,19 @@ class Source:
     def read(self, batch: Batch) -> Iterator[Item | InvalidItem]:
         """Read the items of a batch in `_id` order, each validated; none is left out."""
         entity_type = entity_type_named(batch.entity_type)
-        for document in self._in_id_order(entity_type, batch.start, batch.end):
-            yield item_from(entity_type, document)
+        for page in self._pages(entity_type, batch.start, batch.end):
+            for document in page:
+                yield item_from(entity_type, document)
 
     def read_unless(
         self, batch: Batch, are_known: Callable[[Sequence[str]], Container[str]]
     ) -> Iterator[Item | InvalidItem | Known]:
         """Read the items of a batch in `_id` order; those whose request id is known unvalidated.
 
-        `are_known` is asked for up to `_DECIDED_AT_ONCE` request ids, and returns those that are.
+        `are_known` is asked for a page of request ids, and returns those that are.
         """
         entity_type = entity_type_named(batch.entity_type)
-        documents = self._in_id_order(entity_type, batch.start, batch.end)
-        while page := list(islice(documents, _DECIDED_AT_ONCE)):
+        for page in self._pages(entity_type, batch.start, batch.end):
             request_ids = [request_id_of(entity_type, document) for document in page]
             known = are_known([identifier for identifier in request_ids if identifier])
             for document, identifier in zip(page, request_ids, strict=True):
@@ -155,16 +159,37 @@ class Source:
         for offset in range(0, len(keys), _KEYS_PER_QUERY):
             yield from self._losers(entity_type, keys[offset : offset + _KEYS_PER_QUERY])
 
+    def _pages(
+        self, entity_type: EntityType, start: Any, end: Any = None, match: Document | None = None
+    ) -> Iterator[list[Document]]:
+        """Read documents in `_id` order, each page by a query of its own.
+
+        So no cursor expires while a page is sent, and a MongoDB that was restarted goes on.
+        """
+        page = self._page(entity_type, start, end, match, skip=0)
+        while page:
+            yield page
+            page = self._page(entity_type, page[-1]["_id"], end, match, skip=1)
+
+    @patiently
+    def _page(
+        self, entity_type: EntityType, start: Any, end: Any, match: Document | None, *, skip: int
+    ) -> list[Document]:
+        documents = self._in_id_order(entity_type, start, end, match=match)
+        return list(documents.skip(skip).limit(-_PAGE))
+
     def _in_id_order(
         self,
         entity_type: EntityType,
         start: Any,
         end: Any = None,
+        *,
+        match: Document | None = None,
         projection: dict[str, bool] | None = None,
     ) -> Cursor[Document]:
         # Index bounds, and not $gte and $lt, which match only values of the same BSON type.
-        cursor = self._database[entity_type.collection].find({}, projection)
-        cursor = cursor.hint([("_id", 1)]).batch_size(_CURSOR_BATCH).min([("_id", start)])
+        cursor = self._database[entity_type.collection].find(match or {}, projection)
+        cursor = cursor.hint([("_id", 1)]).min([("_id", start)])
         return cursor if end is None else cursor.max([("_id", end)])
 
     def _starts(self, entity_type: EntityType, sizes: Sequence[int]) -> list[Any]:
@@ -178,6 +203,7 @@ class Source:
             starts.append(next_start[0]["_id"])
         return starts
 
+    @patiently
     def _repeated_keys(self, entity_type: EntityType) -> list[str]:
         groups = self._database[entity_type.collection].aggregate(
             [
@@ -191,10 +217,11 @@ class Source:
     def _losers(self, entity_type: EntityType, keys: list[str]) -> Iterator[Item | InvalidItem]:
         rivals: defaultdict[str, list[Item | InvalidItem]] = defaultdict(list)
         repeated = {"$expr": {"$in": [_key_expression(entity_type), keys]}}
-        for document in self._database[entity_type.collection].find(repeated).sort("_id", 1):
-            item = item_from(entity_type, document)
-            if item.natural_key is not None:
-                rivals[item.natural_key].append(item)
+        for page in self._pages(entity_type, MinKey(), match=repeated):
+            for document in page:
+                item = item_from(entity_type, document)
+                if item.natural_key is not None:
+                    rivals[item.natural_key].append(item)
         for items in rivals.values():
             winner = max(items, key=_version_rank)
             yield from (item for item in items if item is not winner)

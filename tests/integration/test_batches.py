@@ -13,7 +13,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from tasks.entities import entity_type_named
-from tasks.mongo import identity
+from tasks.mongo import Patience, identity
 from tasks.source import Source
 
 TENANT = entity_type_named("tenant")
@@ -38,6 +38,10 @@ def database(mongodb_uri: str) -> Iterator[Database[dict[str, Any]]]:
         client.drop_database("batches")
 
 
+def source_of(database: Database[dict[str, Any]]) -> Source:
+    return Source(database, Patience(database.client, seconds=30))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(source_ids, max_size=40), st.integers(1, 12), st.integers(1, 20))
 def test_every_document_is_in_exactly_one_batch(
@@ -48,7 +52,7 @@ def test_every_document_is_in_exactly_one_batch(
     for source_id in ids:
         collection.replace_one({"_id": {"$eq": source_id}}, {"_id": source_id}, upsert=True)
     count = collection.count_documents({})
-    source = Source(database)
+    source = source_of(database)
 
     batches = source.plan(TENANT, concurrency, max_batches)
     read = [[identity(item.source_id) for item in source.read(batch)] for batch in batches]
@@ -85,7 +89,7 @@ def test_batches_keep_all_of_the_concurrency_busy_and_are_not_small(
     collection = database[TENANT.collection]
     collection.drop()
     collection.insert_many([{"_id": number} for number in range(count)])
-    batches = Source(database).plan(TENANT, concurrency, max_batches)
+    batches = source_of(database).plan(TENANT, concurrency, max_batches)
     assert len(batches) == planned
 
 
@@ -95,7 +99,7 @@ def test_a_document_that_comes_after_the_plan_is_read_too(
     collection = database[TENANT.collection]
     collection.drop()
     collection.insert_many([{"_id": number} for number in range(10)])
-    source = Source(database)
+    source = source_of(database)
     batches = source.plan(TENANT, 3, 3)
     collection.insert_many([{"_id": -1}, {"_id": 4.5}, {"_id": 11}])
     read = [item.source_id for batch in batches for item in source.read(batch)]
@@ -109,5 +113,5 @@ def test_up_to_the_limit_each_item_is_its_own_batch_named_after_it(
     collection.drop()
     key = ObjectId()
     collection.insert_many([{"_id": 1, "id": "acme"}, {"_id": "keyless"}, {"_id": key}])
-    names = [batch.name for batch in Source(database).plan(TENANT, 1, 3)]
+    names = [batch.name for batch in source_of(database).plan(TENANT, 1, 3)]
     assert names == ["tenant acme", "tenant _id keyless", f"tenant {key}"]
