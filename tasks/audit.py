@@ -10,14 +10,23 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final, cast
 
-from bson import ObjectId
+from bson import MaxKey, ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from tasks.errors import DUPLICATE_KEY, PARENT_FAILED, ErrorClass, ItemError, StopReason
-from tasks.mongo import Document, database, identity, translating_errors
+from tasks.mongo import (
+    Document,
+    MongoUnavailable,
+    Patience,
+    database,
+    identity,
+    patience_with,
+    patiently,
+    translating_errors,
+)
 from tasks.settings import MongoSettings
 
 _logger = logging.getLogger(__name__)
@@ -197,12 +206,19 @@ class AuditTrail:
     """The audit trail of one database.
 
     Steps are buffered and written in bulk, for the whole process together: never more than
-    `STEPS_BEHIND` steps or `SECONDS_BEHIND` seconds late, and at once by `flush`.
+    `STEPS_BEHIND` steps or `SECONDS_BEHIND` seconds late, and at once by `flush`. While they can't
+    be written, who records one waits: beside those being written, each thread adds one at most.
+
+    Every method waits for a MongoDB that is away, and raises `MongoUnavailable` when it stays away.
     """
 
     def __init__(
-        self, database: Database[Document], steps_retention_days: int | None = None
+        self,
+        database: Database[Document],
+        patience: Patience,
+        steps_retention_days: int | None = None,
     ) -> None:
+        self._patience = patience
         self._retention_days = steps_retention_days
         self._runs = database.get_collection("sync_runs", write_concern=_DURABLE)
         self._steps = database.get_collection("sync_steps", write_concern=_DURABLE)
@@ -212,6 +228,7 @@ class AuditTrail:
         self._timer: threading.Timer | None = None
 
     @translating_errors
+    @patiently
     def prepare(self) -> None:
         """Make the indexes; idempotent.
 
@@ -242,6 +259,7 @@ class AuditTrail:
         self._keep_steps_for(self._retention_days)
 
     @translating_errors
+    @patiently
     def open_run(self, flow_run_id: str, flow_run_name: str, options: RunOptions) -> RunId:
         """Find or create the run of a Prefect flow run and return its `run_id`.
 
@@ -274,6 +292,7 @@ class AuditTrail:
         return cast(RunId, cast(Document, run)["_id"])
 
     @translating_errors
+    @patiently
     def begin_attempt(self, run_id: RunId) -> RunAttempt:
         """Begin the next execution of a run; what an earlier one may still do counts no more.
 
@@ -289,12 +308,14 @@ class AuditTrail:
         return RunAttempt(run_id, cast(Document, run)["attempt"])
 
     @translating_errors
+    @patiently
     def show_alive(self, attempt: RunAttempt) -> None:
         """Note that the process of an attempt lives, by MongoDB's clock."""
         undurable = self._runs.with_options(write_concern=WriteConcern(w=1))
         undurable.update_one({"_id": attempt.run_id, "attempt": attempt.number}, _ALIVE_NOW)
 
     @translating_errors
+    @patiently
     def unfinished(self) -> list[UnfinishedRun]:
         """Return the runs without a terminal status, oldest first."""
         heard_of = {"$max": ["$alive_at", "$started_at"]}
@@ -310,6 +331,7 @@ class AuditTrail:
             UnfinishedRun(run["_id"], run["flow_run_id"], run["silent_ms"] / 1000) for run in runs
         ]
 
+    @patiently
     def mirror_run(self, flow_run_id: str, status: RunStatus, message: str, at: datetime) -> None:
         """Take over the state that the flow run entered at `at`; an older event changes nothing.
 
@@ -337,6 +359,7 @@ class AuditTrail:
         if status.is_terminal and mirrored.matched_count:
             self._end_stages(run["_id"], status, at)
 
+    @patiently
     def mirror_stage(
         self, run_id: RunId, entity_type: str, status: RunStatus, at: datetime
     ) -> None:
@@ -359,11 +382,13 @@ class AuditTrail:
         self._change_stage(run_id, entity_type, asdict(decisions))
 
     @translating_errors
+    @patiently
     def stop(self, run_id: RunId, reason: StopReason) -> None:
         """Let no process send anything more for a run; the first reason stays."""
         going_on = {"_id": run_id, "stopped_because": None}
         self._runs.update_one(going_on, {"$set": {"stopped_because": asdict(reason)}})
 
+    @patiently
     def stopped_because(self, attempt: RunAttempt) -> StopReason | None:
         """Return why nothing more is sent in an attempt of a run, None as long as it goes on."""
         run = self._runs.find_one({"_id": attempt.run_id}, {"stopped_because": 1, "attempt": 1})
@@ -372,17 +397,23 @@ class AuditTrail:
         reason = run.get("stopped_because")
         return reason and StopReason(**reason)
 
+    @patiently
     def confirmed(self, request_ids: Sequence[str]) -> set[str]:
         """Return those of the request ids that have a successful step in any run."""
         return set(
             self._steps.distinct("request_id", {"request_id": {"$in": request_ids}, "ok": True})
         )
 
+    def await_mongodb(self) -> None:
+        """Return once a step could be written; without asking MongoDB as long as all is well."""
+        self._patience.await_mongodb()
+
     def record(self, run_id: RunId, flow_run_id: str, step: Step) -> None:
         """Note a step; it is written soon.
 
         Raises:
-            pymongo.errors.PyMongoError: the waiting steps could not be written; they still wait.
+            MongoUnavailable: MongoDB stayed away; the waiting steps still wait.
+            pymongo.errors.PyMongoError: MongoDB refuses them; they still wait.
         """
         with self._waiting_lock:
             self._waiting.append(_upsert_of(run_id, flow_run_id, step))
@@ -394,11 +425,13 @@ class AuditTrail:
         if is_full:
             self.flush()
 
+    @patiently
     def flush(self) -> None:
         """Write all waiting steps, of every thread, and return when they are written.
 
         Raises:
-            pymongo.errors.PyMongoError: they could not be written; they still wait.
+            MongoUnavailable: MongoDB stayed away; the steps still wait.
+            pymongo.errors.PyMongoError: MongoDB refuses them; they still wait.
         """
         with self._writing_lock:
             with self._waiting_lock:
@@ -415,14 +448,19 @@ class AuditTrail:
                     self._waiting[:0] = steps
                 raise
 
+    @patiently
     def prior_steps(
         self, run_id: RunId, entity_type: str, start: Any, end: Any
     ) -> dict[bytes, PriorStep]:
         """Return the steps on record of this run for `start <= source_id < end`, by `identity`."""
-        low, high = (
-            [("run_id", run_id), ("entity_type", entity_type), ("source_id", bound)]
-            for bound in (start, end)
-        )
+        # No source_id is beyond MaxKey, but one may be MaxKey: then all of the entity type count.
+        is_open = isinstance(end, MaxKey)
+        low = [("run_id", run_id), ("entity_type", entity_type), ("source_id", start)]
+        high = [
+            ("run_id", run_id),
+            ("entity_type", f"{entity_type}\0" if is_open else entity_type),
+            ("source_id", end),
+        ]
         steps = (
             self._steps.find({}, dict.fromkeys(_PRIOR_FIELDS, True))
             .hint(_STEP_IDENTITY)
@@ -436,6 +474,7 @@ class AuditTrail:
             for step in steps
         }
 
+    @patiently
     def failed_keys(self, run_id: RunId, entity_type: str) -> frozenset[str]:
         """Return the natural keys of a type that a run can't bring in, whatever it tries."""
         not_in = {"run_id": run_id, "ok": False, "entity_type": entity_type}
@@ -446,6 +485,7 @@ class AuditTrail:
         steps = self._steps.find({**not_in, "$or": for_good}, {"natural_key": True})
         return frozenset(step["natural_key"] for step in steps if step["natural_key"])
 
+    @patiently
     def fail_awaiting(self, run_id: RunId, task_run_id: str | None = None) -> None:
         """Say of a run's items, or a task run's, that still await a retry that none will come."""
         of_task_run = {"task_run_id": task_run_id} if task_run_id else {}
@@ -454,6 +494,7 @@ class AuditTrail:
             {"$set": {"state": StepState.FAILED.value, "updated_at": datetime.now(UTC)}},
         )
 
+    @patiently
     def tally(self, run_id: RunId, entity_type: str | None = None) -> tuple[Totals, dict[str, int]]:
         """Count the items of a run, or of one of its stages: its steps, and what was left alone.
 
@@ -484,6 +525,7 @@ class AuditTrail:
             Decisions(),
         )
 
+    @patiently
     def run(self, run_id: RunId) -> Document | None:
         """Return the document of a run, None where there is none."""
         return self._runs.find_one({"_id": run_id})
@@ -504,6 +546,7 @@ class AuditTrail:
         pending = {"_id": run_id, "status": RunStatus.PENDING.value}
         self._runs.update_one(pending, {"$set": {"started_at": at}})
 
+    @patiently
     def _change_stage(self, run_id: RunId, entity_type: str, change: Document) -> None:
         self._runs.update_one(
             {"_id": run_id, "stages.entity_type": entity_type},
@@ -552,14 +595,16 @@ class AuditTrail:
     def _flush_by_timer(self) -> None:
         try:
             self.flush()
-        except PyMongoError:
-            _logger.warning("The audit trail is behind: MongoDB does not take steps", exc_info=True)
+        except (PyMongoError, MongoUnavailable) as error:
+            _logger.warning(
+                "The audit trail is behind, MongoDB does not take steps: %s", type(error).__name__
+            )
 
 
 @lru_cache(maxsize=8)
 def audit_trail(settings: MongoSettings) -> AuditTrail:
     """Return this process's audit trail of the database that the settings name."""
-    return AuditTrail(database(settings), settings.steps_retention_days)
+    return AuditTrail(database(settings), patience_with(settings), settings.steps_retention_days)
 
 
 _DURABLE: Final = WriteConcern(w="majority", j=True)

@@ -20,8 +20,9 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.database import Database
 
 from tasks.audit import RunId, RunStatus, StepState, SyncMode
+from tasks.entities import label_of
 from tasks.errors import ErrorClass
-from tasks.mongo import Document, database, translating_errors
+from tasks.mongo import Document, Patience, database, patience_with, patiently, translating_errors
 from tasks.settings import MongoSettings
 
 
@@ -150,7 +151,7 @@ class StepRecord(_Record):
     @property
     def key(self) -> str:
         """What to call the item: its natural key, or its `_id` where it has none."""
-        return self.natural_key or f"_id {self.source_id}"
+        return label_of(self.natural_key, self.source_id)
 
 
 class Page(BaseModel, Generic[RecordType]):
@@ -167,29 +168,34 @@ class Page(BaseModel, Generic[RecordType]):
 class RunHistory:
     """The audit trail of one database, for reading.
 
-    Every method raises `MongoUnavailable` when MongoDB doesn't answer.
+    Every method but `ping` waits for a MongoDB that is away; every one raises `MongoUnavailable`
+    when it stays away.
     """
 
-    def __init__(self, database: Database[Document]) -> None:
+    def __init__(self, database: Database[Document], patience: Patience) -> None:
+        self._patience = patience
         self._runs = database["sync_runs"]
         self._steps = database["sync_steps"]
 
     @translating_errors
     def ping(self) -> None:
-        """Return if MongoDB answers."""
+        """Return if MongoDB answers now."""
         self._runs.database.client.admin.command("ping")
 
     @translating_errors
+    @patiently
     def run(self, run_id: RunId) -> RunRecord | None:
         """Return a run, None where there is none."""
         return _run_record(self._runs.find_one({"_id": run_id}))
 
     @translating_errors
+    @patiently
     def run_of(self, flow_run_id: str) -> RunRecord | None:
         """Return the run of a Prefect flow run, None where there is none."""
         return _run_record(self._runs.find_one({"flow_run_id": flow_run_id}))
 
     @translating_errors
+    @patiently
     def runs(self, page: int, limit: int) -> Page[RunRecord]:
         """Return a page of the runs, newest first; pages count from 1."""
         return Page(
@@ -200,11 +206,13 @@ class RunHistory:
         )
 
     @translating_errors
+    @patiently
     def unsuccessful_runs(self, limit: int) -> list[RunRecord]:
         """Return the latest runs that have ended without every item in, newest first."""
         return self._run_records({"status": {"$in": _UNSUCCESSFUL}}, limit)
 
     @translating_errors
+    @patiently
     def steps(
         self,
         run_id: RunId,
@@ -233,6 +241,7 @@ class RunHistory:
         )
 
     @translating_errors
+    @patiently
     def failures(
         self, run_id: RunId, limit: int | None = None, entity_type: str | None = None
     ) -> list[StepRecord]:
@@ -247,12 +256,14 @@ class RunHistory:
         return self._step_records(match, _OLDEST_FIRST, limit)
 
     @translating_errors
+    @patiently
     def slowest(self, run_id: RunId, limit: int) -> list[StepRecord]:
         """Return the steps of a run whose last request took longest, slowest first."""
         match = {"run_id": run_id, "duration_ms": {"$ne": None}}
         return self._step_records(match, {"duration_ms": DESCENDING, "_id": ASCENDING}, limit)
 
     @translating_errors
+    @patiently
     def steps_done(self, run_id: RunId, entity_type: str) -> int:
         """Count the steps that a stage has by now."""
         return self._steps.count_documents({"run_id": run_id, "entity_type": entity_type})
@@ -271,7 +282,7 @@ class RunHistory:
 @lru_cache(maxsize=8)
 def run_history(settings: MongoSettings) -> RunHistory:
     """Return this process's history of the database that the settings name."""
-    return RunHistory(database(settings))
+    return RunHistory(database(settings), patience_with(settings))
 
 
 _NEWEST_FIRST: Final = {"started_at": DESCENDING, "_id": DESCENDING}

@@ -23,7 +23,7 @@ from tasks.audit import (
     Totals,
     audit_trail,
 )
-from tasks.entities import entity_type_named
+from tasks.entities import entity_type_named, label_of
 from tasks.errors import (
     DUPLICATE_KEY,
     INTERNAL_ERROR,
@@ -34,7 +34,7 @@ from tasks.errors import (
     StopReason,
 )
 from tasks.hub_admin import UpsertOutcome, hub_admin_client
-from tasks.mongo import MongoUnavailable, database, identity
+from tasks.mongo import MongoUnavailable, database, identity, patience_with
 from tasks.retry_budget import RetryBudget
 from tasks.send_gate import CircuitBreaker, Passage, SendGate
 from tasks.settings import Settings, read_settings
@@ -102,7 +102,7 @@ class Sender:
         self._skips_orphans = skips_orphans
         self._failed_keys: dict[str, frozenset[str]] = {}
         self._hub = hub_admin_client(settings)
-        self._source = Source(database(settings))
+        self._source = Source(database(settings), patience_with(settings))
 
     def plan(self, entity_name: str) -> list[Batch]:
         """Plan a stage: record the duplicates, say how many items there are, cut the batches."""
@@ -122,6 +122,7 @@ class Sender:
 
         Raises:
             SlotsUnavailable: Prefect's API doesn't answer; nothing was sent.
+            MongoUnavailable: MongoDB stayed away; nothing was sent since that is known.
         """
         if self.settings.task_runner == "threads":
             _share_a_core()
@@ -261,6 +262,7 @@ class Sender:
     def _upsert(self, item: Item, passage: Passage) -> UpsertOutcome:
         self.retry_budget.count_request()
         try:
+            self.audit.await_mongodb()
             outcome = self._hub.upsert(item.entity_type, item.request_id, item.body)
         except BaseException:
             self.gate.give_back(passage)
@@ -273,7 +275,7 @@ class Sender:
     def _heed(self, item: Item, outcome: UpsertOutcome) -> None:
         error, retry_after = outcome.error, outcome.retry_after_seconds
         if error and error.error_class is ErrorClass.RUN_STOPPING:
-            place = f"{item.entity_type.name} {item.natural_key}"
+            place = f"{item.entity_type.name} {label_of(item.natural_key, item.source_id)}"
             self.stop(StopReason(f"{error.code} at {place}: {error.message}"))
         if retry_after is not None:
             self.gate.hold(min(retry_after, self.settings.retry_after_max_ms / 1000))

@@ -6,14 +6,14 @@ from datetime import UTC
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import MaxKey, MinKey, ObjectId, Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymongo import MongoClient
 from pymongo.database import Database
 
 from tasks.entities import entity_type_named
-from tasks.mongo import identity
+from tasks.mongo import Patience, identity
 from tasks.source import Source
 
 TENANT = entity_type_named("tenant")
@@ -28,6 +28,7 @@ source_ids = (
     | st.builds(ObjectId)
     | st.datetimes(timezones=st.just(UTC))
     | st.dictionaries(st.text("ab", min_size=1), st.integers(0, 3), max_size=2)
+    | st.sampled_from([MinKey(), float("nan"), Timestamp(0, 0)])
 )
 
 
@@ -36,6 +37,10 @@ def database(mongodb_uri: str) -> Iterator[Database[dict[str, Any]]]:
     with MongoClient(mongodb_uri, tz_aware=True) as client:
         yield client["batches"]
         client.drop_database("batches")
+
+
+def source_of(database: Database[dict[str, Any]]) -> Source:
+    return Source(database, Patience(database.client, seconds=30))
 
 
 @settings(max_examples=60, deadline=None)
@@ -48,7 +53,7 @@ def test_every_document_is_in_exactly_one_batch(
     for source_id in ids:
         collection.replace_one({"_id": {"$eq": source_id}}, {"_id": source_id}, upsert=True)
     count = collection.count_documents({})
-    source = Source(database)
+    source = source_of(database)
 
     batches = source.plan(TENANT, concurrency, max_batches)
     read = [[identity(item.source_id) for item in source.read(batch)] for batch in batches]
@@ -60,6 +65,26 @@ def test_every_document_is_in_exactly_one_batch(
     largest = math.ceil(count / number) if count else 0
     assert all(0 < len(batch) <= largest for batch in read)
     assert len({batch.name for batch in batches}) == len(batches) or count <= max_batches
+
+
+unplaceable = st.sampled_from([MaxKey(), *(str(digit) * 3_000 for digit in range(10))])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(source_ids | unplaceable, max_size=40), st.integers(1, 12), st.integers(1, 20))
+def test_a_document_where_no_batch_can_start_goes_with_the_one_before(
+    database: Database[dict[str, Any]], ids: list[Any], max_batches: int, concurrency: int
+) -> None:
+    collection = database[TENANT.collection]
+    collection.drop()
+    for number, source_id in enumerate(ids):
+        document = {"_id": source_id, "id": str(number)}
+        collection.replace_one({"_id": {"$eq": source_id}}, document, upsert=True)
+    source = source_of(database)
+    batches = source.plan(TENANT, concurrency, max_batches)
+    read = [item.natural_key for batch in batches for item in source.read(batch)]
+    assert read == [document["id"] for document in collection.find().sort("_id", 1)]
+    assert len(batches) <= max_batches
 
 
 @pytest.mark.parametrize(
@@ -85,7 +110,7 @@ def test_batches_keep_all_of_the_concurrency_busy_and_are_not_small(
     collection = database[TENANT.collection]
     collection.drop()
     collection.insert_many([{"_id": number} for number in range(count)])
-    batches = Source(database).plan(TENANT, concurrency, max_batches)
+    batches = source_of(database).plan(TENANT, concurrency, max_batches)
     assert len(batches) == planned
 
 
@@ -95,7 +120,7 @@ def test_a_document_that_comes_after_the_plan_is_read_too(
     collection = database[TENANT.collection]
     collection.drop()
     collection.insert_many([{"_id": number} for number in range(10)])
-    source = Source(database)
+    source = source_of(database)
     batches = source.plan(TENANT, 3, 3)
     collection.insert_many([{"_id": -1}, {"_id": 4.5}, {"_id": 11}])
     read = [item.source_id for batch in batches for item in source.read(batch)]
@@ -109,5 +134,5 @@ def test_up_to_the_limit_each_item_is_its_own_batch_named_after_it(
     collection.drop()
     key = ObjectId()
     collection.insert_many([{"_id": 1, "id": "acme"}, {"_id": "keyless"}, {"_id": key}])
-    names = [batch.name for batch in Source(database).plan(TENANT, 1, 3)]
+    names = [batch.name for batch in source_of(database).plan(TENANT, 1, 3)]
     assert names == ["tenant acme", "tenant _id keyless", f"tenant {key}"]
