@@ -27,12 +27,14 @@ from deployments.api_models import (
     ApiError,
     Health,
     PartHealth,
+    RunCancelled,
     RunStarted,
     SyncRequest,
     error_responses,
 )
 from deployments.sync_deployment import PrefectUnavailable, SyncDeployment
-from flows.state_mirror import open_run_of
+from flows.admin_sync import admin_sync
+from flows.state_mirror import mirror_run, open_run_of
 from tasks.audit import AuditTrail, RunId, RunStatus, audit_trail
 from tasks.entities import EntityName
 from tasks.history import Page, RunHistory, RunKey, RunRecord, StepRecord, run_history
@@ -90,6 +92,9 @@ _UNAVAILABLE: Final = ApiError(
 )
 _RUNNING: Final = ApiError(
     HTTPStatus.CONFLICT, "SYNC_RUNNING", "A sync is already under way", {"run_id": RUN_ID_EXAMPLE}
+)
+_FINISHED: Final = ApiError(
+    HTTPStatus.CONFLICT, "RUN_FINISHED", "The run has ended: there is nothing left to cancel"
 )
 
 _start_lock: Final = asyncio.Lock()
@@ -154,6 +159,27 @@ def list_steps(
     """What became of each item, oldest first."""
     _existing_run(history, run_id)
     return history.steps(run_id, page, limit, ok=ok, entity_type=entity_type)
+
+
+@_syncs.post(
+    "/runs/{run_id}/cancel",
+    status_code=HTTPStatus.ACCEPTED,
+    summary="Cancel a sync",
+    responses=error_responses(_NO_SUCH_RUN, _FINISHED),
+)
+async def cancel_sync(deployment: Deployment, history: History, run_id: RunKey) -> RunCancelled:
+    """Have Prefect end a sync and answer at once; what was sent stays on record."""
+    run = await asyncio.to_thread(_existing_run, history, run_id)
+    flow_run = await deployment.cancel(run.flow_run_id)
+    if flow_run is None or flow_run.state is None:
+        raise _FINISHED
+    message = "The sync is being cancelled"
+    if flow_run.state.is_final():
+        # Prefect runs no state hook of a run that had not begun.
+        await asyncio.to_thread(mirror_run, admin_sync, flow_run, flow_run.state)
+        run = await asyncio.to_thread(_existing_run, history, run_id)
+        message = "The sync is cancelled"
+    return RunCancelled(run_id=run.id, status=run.status, message=message)
 
 
 @_state.get(

@@ -94,19 +94,40 @@ class SyncRequest(BaseModel):
         return RunOptions(trigger, tuple(in_sync_order(self.entities)), self.mode, self.dry_run)
 
 
-class RunStarted(BaseModel):
-    """A sync has been handed to Prefect; `status` is that of the run's audit document."""
+class RunAccepted(BaseModel):
+    """Prefect has taken what was asked; `status` is that of the run's audit document."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    status: RunStatus
+    message: str
+
+
+class RunStarted(RunAccepted):
+    """A sync has been handed to Prefect."""
 
     model_config = ConfigDict(
-        frozen=True,
         json_schema_extra={
             "examples": [{"run_id": RUN_ID_EXAMPLE, "status": "pending", "message": "Sync started"}]
         },
     )
 
-    run_id: str
-    status: RunStatus
-    message: str
+
+class RunCancelled(RunAccepted):
+    """A sync is being cancelled, or is cancelled already."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "run_id": RUN_ID_EXAMPLE,
+                    "status": "running",
+                    "message": "The sync is being cancelled",
+                }
+            ]
+        },
+    )
 
 
 class ErrorDetail(BaseModel):

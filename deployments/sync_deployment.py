@@ -1,10 +1,11 @@
-"""The deployments of `admin-sync`, as a door uses them: is a sync under way, start one."""
+"""The deployments of `admin-sync`, as a door uses them: is a sync under way, start, cancel."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient
@@ -17,8 +18,13 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import DeploymentStatus, FlowRun, StateType
-from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.responses import (
+    DeploymentResponse,
+    OrchestrationResult,
+    SetStateStatus,
+)
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelling
 
 from flows.dashboard import name_of_run
 from tasks.audit import RunOptions, SyncMode
@@ -69,6 +75,23 @@ class SyncDeployment:
                 name=name_of_run(options),
                 parameters=options.as_parameters(),
             )
+
+    async def cancel(self, flow_run_id: str) -> FlowRun | None:
+        """Ask for the end of a flow run, as `prefect flow-run cancel` does.
+
+        Returns it as it is then: Cancelling, or Cancelled if it had not begun. None where nothing
+        is left to cancel: it has ended, or Prefect no longer knows it.
+        """
+        async with _in_time():
+            try:
+                answer: OrchestrationResult[Any] = await self._client.set_flow_run_state(
+                    flow_run_id, Cancelling()
+                )
+                if answer.status is SetStateStatus.ABORT:
+                    return None
+                return await self._client.read_flow_run(UUID(flow_run_id))
+            except ObjectNotFound:
+                return None
 
     async def has_worker(self) -> bool:
         """Whether a worker has asked for work lately."""

@@ -1,4 +1,4 @@
-"""Brings prefect.yaml to the Prefect server: the work pool where it is missing, and deployments."""
+"""Brings to the Prefect server what it needs: work pool, deployments and automations."""
 
 import subprocess
 import sys
@@ -8,7 +8,13 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.responses import DeploymentResponse
+
+from flows.admin_sync import admin_sync
+from scripts.automations import put_automations
+from tasks.settings import AlertSettings, SettingsError, read_alert_settings
 
 WORK_POOL: Final = "backoffice"
 _REPOSITORY: Final = Path(__file__).parents[1]
@@ -19,16 +25,18 @@ class DeployFailed(RuntimeError):
 
 
 def deploy() -> None:
-    """Make the work pool and the deployments; a schedule that is switched on stays on.
+    """Make the work pool, deployments and automations; a schedule that is switched on stays on.
 
-    The deployments share one concurrency limit, so that no two of their runs overlap.
+    The deployments of `admin-sync` share one concurrency limit, so that no two syncs overlap.
 
     Raises:
         DeployFailed: Prefect doesn't answer, or did not take it; the message says which.
+        SettingsError: the setting of where alerts go is malformed.
     """
+    alerts = read_alert_settings()
     try:
         with get_client(sync_client=True) as client:
-            _deploy(client)
+            _deploy(client, alerts)
     except httpx.HTTPError as error:
         raise DeployFailed(
             f"Prefect does not answer ({type(error).__name__}): "
@@ -36,7 +44,7 @@ def deploy() -> None:
         ) from None
 
 
-def _deploy(client: SyncPrefectClient) -> None:
+def _deploy(client: SyncPrefectClient, alerts: AlertSettings) -> None:
     if not any(pool.name == WORK_POOL for pool in client.read_work_pools()):
         _prefect("work-pool", "create", WORK_POOL, "--type", "process")
     switched_on = {_place(schedule) for schedule in _schedules(client) if schedule.active}
@@ -45,11 +53,17 @@ def _deploy(client: SyncPrefectClient) -> None:
         if _place(schedule) in switched_on and not schedule.active:
             _switch_on(client, schedule)
     _share_limit(client)
+    put_automations(client, alerts)
+
+
+def _sync_deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
+    syncs = FlowFilter(name=FlowFilterName(any_=[admin_sync.name]))
+    return client.read_deployments(flow_filter=syncs)
 
 
 def _schedules(client: SyncPrefectClient) -> list[DeploymentSchedule]:
     return [
-        schedule for deployment in client.read_deployments() for schedule in deployment.schedules
+        schedule for deployment in _sync_deployments(client) for schedule in deployment.schedules
     ]
 
 
@@ -63,8 +77,8 @@ def _switch_on(client: SyncPrefectClient, schedule: DeploymentSchedule) -> None:
 
 
 def _share_limit(client: SyncPrefectClient) -> None:
-    """Let all deployments take turns; prefect.yaml can give each only a limit of its own."""
-    first, *others = sorted(client.read_deployments(), key=lambda deployment: deployment.name)
+    """Let all syncs take turns; prefect.yaml can give each deployment only a limit of its own."""
+    first, *others = sorted(_sync_deployments(client), key=lambda deployment: deployment.name)
     limit = first.global_concurrency_limit
     if limit is None:
         return
@@ -94,10 +108,10 @@ def _prefect(*arguments: str) -> None:
 def main() -> int:
     try:
         deploy()
-    except DeployFailed as failure:
+    except (DeployFailed, SettingsError) as failure:
         print(failure, file=sys.stderr)
         return 1
-    print("Work pool and deployments are in place.")
+    print("Work pool, deployments and automations are in place.")
     return 0
 
 

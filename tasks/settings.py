@@ -69,15 +69,30 @@ def _hub_url(url: str, info: ValidationInfo) -> str:
     if not info.data.get("allow_insecure_http", False):
         if has_credentials:
             raise ValueError("holds credentials: Stage 1 takes only ADMIN_SYNC_TOKEN")
-        if parts.scheme.lower() == "http" and not _is_loopback(parts.hostname or ""):
+        if _is_in_clear(url):
             raise ValueError("would send the token over plain http: use https")
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _webhook_url(url: SecretStr) -> SecretStr:
+    try:
+        _http_url.validate_python(url.get_secret_value())
+    except ValidationError:
+        raise ValueError("is not an http or https URL") from None
+    if _is_in_clear(url.get_secret_value()):
+        raise ValueError("would go over plain http: use https")
+    return url
 
 
 def _guarded_host(host: str, info: ValidationInfo) -> str:
     if not _is_loopback(host) and info.data.get("token") is None:
         raise ValueError("is not a loopback address: set ADMIN_API_TOKEN, or let it be 127.0.0.1")
     return host
+
+
+def _is_in_clear(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme.lower() == "http" and not _is_loopback(parts.hostname or "")
 
 
 def _is_loopback(host: str) -> bool:
@@ -148,6 +163,16 @@ class ApiSettings(BaseSettings):
     port: int = Field(3000, validation_alias="ADMIN_API_PORT", ge=0, le=65535)
 
 
+class AlertSettings(BaseSettings):
+    """Where alerts go; without an address there are none."""
+
+    model_config = _FROM_ENVIRONMENT
+
+    webhook_url: Annotated[SecretStr, AfterValidator(_webhook_url)] | None = Field(
+        None, validation_alias="ADMIN_ALERT_WEBHOOK_URL"
+    )
+
+
 def _url_field(entity_type: EntityType) -> str:
     return f"{entity_type.name}_upsert_url"
 
@@ -187,6 +212,15 @@ def read_api_settings() -> ApiSettings:
         SettingsError: a variable is malformed, or the API would be open to other machines.
     """
     return _read(ApiSettings)
+
+
+def read_alert_settings() -> AlertSettings:
+    """Read where alerts go from the environment and `.env`.
+
+    Raises:
+        SettingsError: `ADMIN_ALERT_WEBHOOK_URL` is malformed.
+    """
+    return _read(AlertSettings)
 
 
 def _read(settings_type: type[SettingsType]) -> SettingsType:

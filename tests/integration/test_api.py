@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 from bson import ObjectId
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Completed, Running
 from pymongo import MongoClient
 from pymongo.database import Database
 
@@ -151,7 +152,7 @@ def add_run(api: Api, steps: int = 0, **fields: Any) -> ObjectId:
     run_id = ObjectId()
     run = {
         "_id": run_id,
-        "flow_run_id": str(run_id),
+        "flow_run_id": str(uuid4()),
         "flow_run_name": "all entities - test",
         "status": "partial",
         "mode": "full",
@@ -288,6 +289,58 @@ def test_a_run_that_is_scheduled_for_later_is_not_under_way(api: Api) -> None:
 
 def _has_scheduled_run(api: Api) -> bool:
     return any(r.auto_scheduled and r.state and r.state.is_scheduled() for r in api.flow_runs())
+
+
+def test_a_run_that_has_not_begun_is_cancelled_at_once(api: Api) -> None:
+    run_id = api.post("/admin/sync/run").json()["run_id"]
+    cancelled = api.post(f"/admin/sync/runs/{run_id}/cancel")
+    assert cancelled.status_code == 202
+    assert cancelled.json() == {
+        "run_id": run_id,
+        "status": "cancelled",
+        "message": "The sync is cancelled",
+    }
+    (document,) = api.database.sync_runs.find()
+    assert document["status"] == "cancelled"
+    assert document["finished_at"] is not None
+    with api.prefect() as client:
+        assert client.read_flow_run(document["flow_run_id"]).state_type is StateType.CANCELLED
+    assert api.post("/admin/sync/run").status_code == 202
+
+
+def test_a_run_that_goes_on_is_cancelling(api: Api) -> None:
+    run_id = api.post("/admin/sync/run").json()["run_id"]
+    (document,) = api.database.sync_runs.find()
+    with api.prefect() as client:
+        client.set_flow_run_state(document["flow_run_id"], Running(), force=True)
+        cancelled = api.post(f"/admin/sync/runs/{run_id}/cancel")
+        assert cancelled.status_code == 202
+        assert cancelled.json()["message"] == "The sync is being cancelled"
+        assert client.read_flow_run(document["flow_run_id"]).state_type is StateType.CANCELLING
+    assert api.post(f"/admin/sync/runs/{run_id}/cancel").status_code == 202
+
+
+def test_a_run_that_has_ended_is_not_cancelled(api: Api) -> None:
+    run_id = api.post("/admin/sync/run").json()["run_id"]
+    (document,) = api.database.sync_runs.find()
+    with api.prefect() as client:
+        client.set_flow_run_state(document["flow_run_id"], Completed(), force=True)
+        refused = api.post(f"/admin/sync/runs/{run_id}/cancel")
+        assert error_of(refused) == (409, "RUN_FINISHED")
+        assert client.read_flow_run(document["flow_run_id"]).state_type is StateType.COMPLETED
+
+
+def test_a_run_that_prefect_does_not_know_is_not_cancelled(api: Api) -> None:
+    refused = api.post(f"/admin/sync/runs/{add_run(api)}/cancel")
+    assert error_of(refused) == (409, "RUN_FINISHED")
+
+
+@pytest.mark.parametrize(
+    ("run_id", "told"),
+    [(str(ObjectId()), (404, "NOT_FOUND")), ("x", (422, "VALIDATION_ERROR"))],
+)
+def test_what_is_no_run_is_not_cancelled(api: Api, run_id: str, told: tuple[int, str]) -> None:
+    assert error_of(api.post(f"/admin/sync/runs/{run_id}/cancel")) == told
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from tasks.entities import ENTITY_TYPES, entity_type_named
-from tasks.settings import Settings, SettingsError, read_mongo_settings, read_settings
+from tasks.settings import (
+    Settings,
+    SettingsError,
+    read_alert_settings,
+    read_mongo_settings,
+    read_settings,
+)
 
 REQUIRED = {
     "ADMIN_SYNC_TOKEN": "unit-token",
@@ -172,3 +178,26 @@ def test_mongodb_settings_need_nothing_else(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("ADMIN_SYNC_TOKEN")
     monkeypatch.setenv("ADMIN_CONCURRENCY", "many")
     assert read_mongo_settings().mongodb_database == "identity_backoffice"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://hooks.example/marked", "http://127.0.0.1:1/marked", "http://[::1]:1/marked"]
+)
+def test_where_alerts_go_is_a_secret(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_alert_settings().webhook_url is None
+    monkeypatch.setenv("ADMIN_ALERT_WEBHOOK_URL", url)
+    settings = read_alert_settings()
+    assert settings.webhook_url is not None
+    assert settings.webhook_url.get_secret_value() == url
+    assert "marked" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+
+@pytest.mark.parametrize(
+    "url", ["hooks.example/marked", "ftp://hooks.example/marked", "http://hooks.example/marked"]
+)
+def test_alerts_go_nowhere_in_clear(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADMIN_ALERT_WEBHOOK_URL", url)
+    with pytest.raises(SettingsError) as raised:
+        read_alert_settings()
+    assert set(raised.value.faults) == {"ADMIN_ALERT_WEBHOOK_URL"}
+    assert "marked" not in str(raised.value)
