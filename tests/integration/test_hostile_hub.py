@@ -117,6 +117,7 @@ def world(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setenv("ADMIN_RETRY_MAX", str(RETRY_MAX))
     monkeypatch.setenv("ADMIN_RETRY_AFTER_MAX_MS", "100")
     monkeypatch.setenv("ADMIN_CONCURRENCY", "8")
+    monkeypatch.setenv("ADMIN_BREAKER_FAILURES", "1000")
     return world
 
 
