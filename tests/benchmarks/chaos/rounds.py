@@ -1,0 +1,197 @@
+"""One round: a sync, a violent event in its midst, what an operator does then, and the checks."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from random import Random
+from typing import Final, Self
+
+import httpx
+import psutil  # type: ignore[import-untyped]
+
+from tests.benchmarks.chaos.checks import Evidence, is_true_status, violations
+from tests.benchmarks.chaos.events import Event
+from tests.benchmarks.chaos.faults import FaultPlan
+from tests.benchmarks.chaos.hub import Ledger
+from tests.benchmarks.chaos.operator import Operator
+from tests.benchmarks.chaos.parts import TIMEOUT_SECONDS, Parts
+from tests.benchmarks.chaos.workload import Items, insert_items
+from tests.benchmarks.workload import Document
+
+MOST_FOLLOW_UPS: Final = 3
+END_SECONDS: Final = 150.0
+"""How long a run may take to its true end, a dead one too."""
+_REACH_SECONDS: Final = 60.0
+_EXIT_SECONDS: Final = 15.0
+_POLL_SECONDS: Final = 0.2
+
+
+class FollowUp(StrEnum):
+    """What the operator does after the event."""
+
+    RESUME = "resume"
+    NEXT_RUN = "next run"
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """All that is random in a round; the same seed and event make the same plan."""
+
+    seed: int
+    event: Event
+    items: int
+    at_request: int
+    follow_up: FollowUp
+
+    @classmethod
+    def drawn(cls, seed: int, event: Event, items: int) -> Self:
+        """Draw the moment of the event: after 5% to 95% of the requests of a faultless run."""
+        at_request = round(Random(seed).uniform(0.05, 0.95) * items)
+        follow_up = FollowUp.RESUME if seed % 2 else FollowUp.NEXT_RUN
+        return cls(seed, event, items, at_request, follow_up)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What came of a round.
+
+    `resent` items were sent again though Stage 1 had confirmed them. `end_seconds` passed from the
+    event to the true end of the run that it struck, None: it never came.
+    """
+
+    plan: RoundPlan
+    violations: tuple[str, ...]
+    requests: int
+    resent: int
+    follow_ups: int
+    end_seconds: float | None
+    seconds: float
+
+
+def play(parts: Parts, plan: RoundPlan) -> Round:
+    """Play a round on parts that all are up; they are up and idle again at its end."""
+    started = time.monotonic()
+    parts.database.client.drop_database(parts.database)
+    items = insert_items(parts.database, plan.items, plan.seed)
+    ledger = parts.hub.begin(FaultPlan(plan.seed, TIMEOUT_SECONDS), plan.at_request)
+    course = _Course(parts, items, ledger)
+    try:
+        course.run(plan)
+        found = violations(course.evidence())
+    finally:
+        course.clear_away()
+    return Round(
+        plan,
+        (*course.violations, *found),
+        ledger.requests,
+        ledger.resent.total(),
+        course.follow_ups,
+        course.end_seconds,
+        time.monotonic() - started,
+    )
+
+
+@dataclass
+class _Course:
+    """The course that a round takes."""
+
+    parts: Parts
+    items: Items
+    ledger: Ledger
+    flow_runs: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    follow_ups: int = 0
+    end_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        self._operator = Operator(self.parts)
+
+    def run(self, plan: RoundPlan) -> None:
+        struck = self._start("full")
+        if not self.ledger.is_reached.wait(_REACH_SECONDS):
+            self.violations.append(f"only {self.ledger.requests} requests came before the event")
+        plan.event.strike(self.parts, struck)
+        back_at = time.monotonic()
+        if plan.follow_up is FollowUp.NEXT_RUN:
+            self._start_next()
+        if self._has_ended_truly(struck):
+            self.end_seconds = time.monotonic() - back_at
+        self._follow_up(plan.follow_up)
+
+    def evidence(self) -> Evidence:
+        database = self.parts.database
+        return Evidence(
+            self.items,
+            self.ledger,
+            list(database.sync_runs.find()),
+            list(database.sync_steps.find()),
+            {flow_run_id: self._operator.state(flow_run_id) for flow_run_id in self.flow_runs},
+        )
+
+    def clear_away(self) -> None:
+        """Leave no process and no unfinished run behind."""
+        _within(_EXIT_SECONDS, lambda: not self._processes())
+        for process in self._processes():
+            process.kill()
+        for flow_run_id in self._operator.unfinished_runs():
+            self._operator.give_up(flow_run_id)
+
+    def _follow_up(self, follow_up: FollowUp) -> None:
+        while not self._is_done() and self.follow_ups < MOST_FOLLOW_UPS:
+            if follow_up is FollowUp.NEXT_RUN:
+                self._start_next()
+            elif not self._resume():
+                return
+
+    def _start(self, deployment: str) -> str:
+        self.flow_runs.append(self._operator.start(deployment))
+        return self.flow_runs[-1]
+
+    def _start_next(self) -> None:
+        self.follow_ups += 1
+        self._start("changed")
+
+    def _resume(self) -> bool:
+        """Let the latest run go on; False when it has no end to go on from."""
+        latest = self.flow_runs[-1]
+        if not self._operator.state(latest).is_final:
+            return False
+        self.follow_ups += 1
+        self._operator.retry(latest)
+        return True
+
+    def _is_done(self) -> bool:
+        """Whether the latest run has ended, and only what can't be sent is not in."""
+        latest = self.flow_runs[-1]
+        if not self._has_ended_truly(latest):
+            return False
+        run = self._document_of(latest)
+        failed = self.parts.database.sync_steps.count_documents({"run_id": run["_id"], "ok": False})
+        return run["status"] in ("success", "partial") and failed == len(self.items.invalid)
+
+    def _has_ended_truly(self, flow_run_id: str) -> bool:
+        return _within(
+            END_SECONDS,
+            lambda: is_true_status(
+                self._document_of(flow_run_id), self._operator.state(flow_run_id)
+            ),
+        )
+
+    def _document_of(self, flow_run_id: str) -> Document | None:
+        return self.parts.database.sync_runs.find_one({"flow_run_id": flow_run_id})
+
+    def _processes(self) -> list[psutil.Process]:
+        return [p for flow_run_id in self.flow_runs for p in self.parts.processes_of(flow_run_id)]
+
+
+def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    """Whether a condition came true by then; a Prefect that doesn't answer says no."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(httpx.TransportError):
+            if condition():
+                return True
+        time.sleep(_POLL_SECONDS)
+    return False
