@@ -1,4 +1,4 @@
-"""What must be true after a round, whatever was killed: each check yields its violations in words."""
+"""What must be true after a round, whatever was killed: each check yields violations."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ _STATUS_BY_TYPE: Final = {
 }
 _COUNTS: Final = ("total", "success", "failed", "skipped")
 _TERMINAL: Final = frozenset({*_STATUS_BY_TYPE.values(), "partial"})
-_AT_ITS_END: Final = frozenset({"success", "partial"})
+AT_ITS_END: Final = frozenset({"success", "partial"})
 """Statuses of a run that has dealt with all items."""
 
 
@@ -66,7 +66,7 @@ def _one_step_an_item(evidence: Evidence) -> Iterator[str]:
         yield from _told(f"have a step in {_named(run)} and are unknown", steps.keys() - known)
         unchanged = sum(stage["unchanged"] for stage in run["stages"])
         dealt_with = steps.total() + unchanged
-        if run["status"] in _AT_ITS_END and dealt_with != evidence.items.count:
+        if run["status"] in AT_ITS_END and dealt_with != evidence.items.count:
             yield (
                 f"{_named(run)}: {steps.total()} steps and {unchanged} unchanged of "
                 f"{evidence.items.count} items"

@@ -1,19 +1,14 @@
 """The violent events: what is killed, cut or stalled in the midst of a sync, and brought back."""
 
-import os
-import signal
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from tests.benchmarks.chaos.parts import Parts
+import psutil  # type: ignore[import-untyped]
 
-HUB_DOWN_SECONDS: Final = 5.0
-STALL_SECONDS: Final = 3.0
-AWAY_SECONDS: Final = 2.0
-"""How long a killed server stays away, beside the time of its start."""
+from tests.benchmarks.chaos.parts import Parts
 
 
 class Event(StrEnum):
@@ -29,57 +24,59 @@ class Event(StrEnum):
     PREFECT_STALLED = "prefect-stalled"
     MONGOD_STALLED = "mongod-stalled"
 
-    def strike(self, parts: Parts, flow_run_id: str) -> None:
-        """Do it to the parts and to the flow run's process; at the return all parts are back."""
-        _DEEDS[self](parts, flow_run_id)
+
+@dataclass(frozen=True)
+class Strike:
+    """An event, after how many requests to Stage 1 it comes, and how long it lasts.
+
+    A server that is killed is away for that long, and for the time of its start.
+    """
+
+    event: Event
+    at_request: int
+    seconds: float
+
+    def carry_out(self, parts: Parts, flow_run_id: str) -> None:
+        """Do it to the parts, or to the flow run's process; at the return all parts are back."""
+        match self.event:
+            case Event.FLOW_RUN_KILLED:
+                _kill(parts.processes_of(flow_run_id))
+            case Event.WORKER_KILLED:
+                parts.worker.restart(self.seconds)
+            case Event.MACHINE_LOST:
+                processes = parts.processes_of(flow_run_id)
+                parts.worker.kill()
+                _kill(processes)
+                parts.worker.start()
+            case Event.PREFECT_KILLED:
+                parts.prefect.restart(self.seconds)
+            case Event.MONGOD_KILLED:
+                parts.mongodb.restart(self.seconds)
+            case Event.HUB_DOWN:
+                parts.hub.go_down(self.seconds)
+            case Event.HUB_STALLED:
+                parts.hub.stall(self.seconds)
+            case Event.PREFECT_STALLED:
+                parts.prefect.stall(self.seconds)
+            case Event.MONGOD_STALLED:
+                parts.mongodb.stall(self.seconds)
 
 
-def _kill_flow_run(parts: Parts, flow_run_id: str) -> None:
-    for process in parts.processes_of(flow_run_id):
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
-
-
-def _kill_worker(parts: Parts, _: str) -> None:
-    parts.worker.kill()
-    parts.worker.start()
-
-
-def _lose_machine(parts: Parts, flow_run_id: str) -> None:
-    processes = parts.processes_of(flow_run_id)
-    parts.worker.kill()
+def _kill(processes: Iterable[psutil.Process]) -> None:
     for process in processes:
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
-    parts.worker.start()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
-def _kill_prefect(parts: Parts, _: str) -> None:
-    parts.prefect.kill()
-    time.sleep(AWAY_SECONDS)
-    parts.prefect.start()
-
-
-def _kill_mongod(parts: Parts, _: str) -> None:
-    parts.mongodb.kill()
-    time.sleep(AWAY_SECONDS)
-    parts.mongodb.start()
-
-
-def _take_hub_down(parts: Parts, _: str) -> None:
-    parts.hub.close()
-    time.sleep(HUB_DOWN_SECONDS)
-    parts.hub.open()
-
-
-_DEEDS: Final[Mapping[Event, Callable[[Parts, str], None]]] = {
-    Event.FLOW_RUN_KILLED: _kill_flow_run,
-    Event.WORKER_KILLED: _kill_worker,
-    Event.MACHINE_LOST: _lose_machine,
-    Event.PREFECT_KILLED: _kill_prefect,
-    Event.MONGOD_KILLED: _kill_mongod,
-    Event.HUB_DOWN: _take_hub_down,
-    Event.HUB_STALLED: lambda parts, _: parts.hub.stall(STALL_SECONDS),
-    Event.PREFECT_STALLED: lambda parts, _: parts.prefect.stall(STALL_SECONDS),
-    Event.MONGOD_STALLED: lambda parts, _: parts.mongodb.stall(STALL_SECONDS),
+SECONDS: Final[Mapping[Event, float]] = {
+    Event.FLOW_RUN_KILLED: 0.0,
+    Event.WORKER_KILLED: 0.0,
+    Event.MACHINE_LOST: 0.0,
+    Event.PREFECT_KILLED: 2.0,
+    Event.MONGOD_KILLED: 2.0,
+    Event.HUB_DOWN: 5.0,
+    Event.HUB_STALLED: 3.0,
+    Event.PREFECT_STALLED: 3.0,
+    Event.MONGOD_STALLED: 3.0,
 }
+"""How long an event lasts in the long form."""

@@ -7,6 +7,7 @@ loses nothing of what it has accepted.
 import asyncio
 import hashlib
 import json
+import select
 import threading
 import time
 from collections import Counter
@@ -83,19 +84,19 @@ class Ledger:
     """
 
     plan: FaultPlan
-    wanted: int
-    """After how many requests `is_reached` is set."""
+    requests: int = 0
     items: dict[ItemKey, Accepted] = field(default_factory=dict)
     digests: dict[str, set[str]] = field(default_factory=dict)
     attempts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     confirmed: set[str] = field(default_factory=set)
     resent: Counter[str] = field(default_factory=Counter)
-    is_reached: threading.Event = field(default_factory=threading.Event)
+    _one_more: threading.Condition = field(default_factory=threading.Condition)
 
-    @property
-    def requests(self) -> int:
-        return self.attempts.total()
+    def await_requests(self, count: int, seconds: float) -> bool:
+        """Wait until so many requests have come; return whether they have, by then."""
+        with self._one_more:
+            return self._one_more.wait_for(lambda: self.requests >= count, seconds)
 
     def note(self, upsert: Upsert) -> int:
         """Note that a request has come, and return the how many-th of its id it is."""
@@ -103,9 +104,9 @@ class Ledger:
         self.attempts[upsert.request_id] += 1
         if upsert.request_id in self.confirmed:
             self.resent[upsert.request_id] += 1
-        self.wanted -= 1
-        if self.wanted <= 0:
-            self.is_reached.set()
+        with self._one_more:
+            self.requests += 1
+            self._one_more.notify()
         return self.attempts[upsert.request_id]
 
     def store(self, upsert: Upsert) -> ItemKey | None:
@@ -136,9 +137,9 @@ class ChaosHub:
     def upsert_urls(self) -> dict[str, str]:
         return upsert_urls(f"http://{LOCALHOST}:{self._port}")
 
-    def begin(self, plan: FaultPlan, wanted: int) -> Ledger:
+    def begin(self, plan: FaultPlan) -> Ledger:
         """Forget everything and misbehave by another plan; returns what is seen from now on."""
-        self.ledger = Ledger(plan, wanted)
+        self.ledger = Ledger(plan)
         return self.ledger
 
     def open(self) -> None:
@@ -148,6 +149,12 @@ class ChaosHub:
     def close(self) -> None:
         """Refuse connections, and cut those that there are."""
         self._run(self._close())
+
+    def go_down(self, seconds: float) -> None:
+        """Be away for that long."""
+        self.close()
+        time.sleep(seconds)
+        self.open()
 
     def stall(self, seconds: float) -> None:
         """Let everything wait that comes or is under way; blocks as long."""
@@ -201,7 +208,7 @@ class _Connection(HttpConnection):
         super().connection_made(transport)
         self._hub.connected(self.transport)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         self._hub.disconnected(self.transport)
 
     def respond(self, request: Request) -> None:
@@ -226,9 +233,18 @@ class _Connection(HttpConnection):
         """Store an item whose parents are there, and say so to a client that still listens."""
         if (missing := ledger.store(upsert)) is not None:
             self.transport.write(_refusal(HTTPStatus.OK, NOT_FOUND, f"{missing} does not exist"))
-        elif not self.transport.is_closing():
+        elif not _has_gone(self.transport):
             ledger.confirmed.add(upsert.request_id)
             self.transport.write(_confirmation(upsert))
+
+
+def _has_gone(transport: asyncio.Transport) -> bool:
+    """Whether the client has closed the connection, even if the loop has not seen it yet."""
+    if transport.is_closing():
+        return True
+    ends = select.poll()
+    ends.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+    return bool(ends.poll(0))
 
 
 def _confirmation(upsert: Upsert) -> bytes:

@@ -34,6 +34,9 @@ class Operator:
         self._environment = parts.environment
         self._api = httpx.Client(base_url=parts.prefect.part.address, timeout=_ANSWER_SECONDS)
 
+    def close(self) -> None:
+        self._api.close()
+
     def start(self, deployment: str) -> str:
         """Start a run of `admin-sync/<deployment>`; returns the id of its flow run."""
         found = self._get(f"/deployments/name/admin-sync/{deployment}")

@@ -61,6 +61,12 @@ class Server:
         os.kill(self.part.pid, signal.SIGKILL)
         os.waitid(os.P_PID, self.part.pid, os.WEXITED | os.WNOWAIT)
 
+    def restart(self, away_seconds: float) -> None:
+        """Kill the process, and start it again after a while."""
+        self.kill()
+        time.sleep(away_seconds)
+        self.start()
+
     def stall(self, seconds: float) -> None:
         """Let the process stand still for that long."""
         os.kill(self.part.pid, signal.SIGSTOP)
@@ -95,12 +101,15 @@ class Parts:
             variables = process.environ()
         except psutil.Error:
             return False
-        return variables.get("PREFECT__FLOW_RUN_ID") == flow_run_id
+        return bool(variables.get("PREFECT__FLOW_RUN_ID") == flow_run_id)
 
 
 @contextmanager
-def chaos_parts() -> Iterator[Parts]:
-    """Start all parts, with their data in a folder that is gone afterwards."""
+def chaos_parts(**sync_settings: str) -> Iterator[Parts]:
+    """Start all parts, with their data in a folder that is gone afterwards.
+
+    The settings are more variables for the worker and its syncs.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="chaos-") as folder,
         ExitStack() as parts,
@@ -112,6 +121,7 @@ def chaos_parts() -> Iterator[Parts]:
         environment = {
             **environment_without_settings(),
             **_SYNC_SETTINGS,
+            **sync_settings,
             **hub.upsert_urls,
             "MONGODB_URI": mongodb.part.address,
             "MONGODB_DB": DATABASE,

@@ -15,10 +15,8 @@ from tests.benchmarks.report import machine
 
 def told(played: Round) -> str:
     """Return a round in one line, and a line for each of its violations."""
-    plan = played.plan
     line = (
-        f"seed {plan.seed}: {plan.event} after {plan.at_request} requests, then "
-        f"{played.follow_ups} x {plan.follow_up}, {played.resent} sent again, "
+        f"{played.plan}: {played.follow_ups} follow-ups, {played.resent} sent again, "
         f"ended {_seconds(played.end_seconds)} after it, {played.seconds:.0f} s in all"
     )
     return "\n  - ".join([line, *played.violations])
@@ -32,7 +30,7 @@ def print_report(rounds: Sequence[Round], console: Console) -> None:
     for heading in headings:
         table.add_column(heading, justify="right")
     for event in Event:
-        of_event = [played for played in rounds if played.plan.event is event]
+        of_event = [played for played in rounds if event in played.events]
         if of_event:
             table.add_row(event, *_figures(of_event))
     table.caption = f"{_clean(rounds)} of {len(rounds)} rounds without a violation"

@@ -11,8 +11,8 @@ from typing import Final, Self
 import httpx
 import psutil  # type: ignore[import-untyped]
 
-from tests.benchmarks.chaos.checks import Evidence, is_true_status, violations
-from tests.benchmarks.chaos.events import Event
+from tests.benchmarks.chaos.checks import AT_ITS_END, Evidence, is_true_status, violations
+from tests.benchmarks.chaos.events import SECONDS, Event, Strike
 from tests.benchmarks.chaos.faults import FaultPlan
 from tests.benchmarks.chaos.hub import Ledger
 from tests.benchmarks.chaos.operator import Operator
@@ -23,7 +23,7 @@ from tests.benchmarks.workload import Document
 MOST_FOLLOW_UPS: Final = 3
 END_SECONDS: Final = 150.0
 """How long a run may take to its true end, a dead one too."""
-_REACH_SECONDS: Final = 60.0
+_REACH_SECONDS: Final = 90.0
 _EXIT_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.2
 
@@ -37,20 +37,26 @@ class FollowUp(StrEnum):
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """All that is random in a round; the same seed and event make the same plan."""
+    """What happens in a round: its faults by the seed, its strikes in order, what comes then."""
 
     seed: int
-    event: Event
     items: int
-    at_request: int
+    strikes: tuple[Strike, ...]
     follow_up: FollowUp
 
     @classmethod
     def drawn(cls, seed: int, event: Event, items: int) -> Self:
-        """Draw the moment of the event: after 5% to 95% of the requests of a faultless run."""
+        """Draw the moment of an event: after 5% to 95% of the requests of a faultless run.
+
+        The same seed and event make the same plan.
+        """
         at_request = round(Random(seed).uniform(0.05, 0.95) * items)
         follow_up = FollowUp.RESUME if seed % 2 else FollowUp.NEXT_RUN
-        return cls(seed, event, items, at_request, follow_up)
+        return cls(seed, items, (Strike(event, at_request, SECONDS[event]),), follow_up)
+
+    def __str__(self) -> str:
+        strikes = ", ".join(f"{s.event} after {s.at_request} requests" for s in self.strikes)
+        return f"seed {self.seed}: {strikes}, then {self.follow_up}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Round:
     """What came of a round.
 
     `resent` items were sent again though Stage 1 had confirmed them. `end_seconds` passed from the
-    event to the true end of the run that it struck, None: it never came.
+    last strike to the true end of the run that it struck, None: it never came.
     """
 
     plan: RoundPlan
@@ -69,13 +75,17 @@ class Round:
     end_seconds: float | None
     seconds: float
 
+    @property
+    def events(self) -> set[Event]:
+        return {strike.event for strike in self.plan.strikes}
+
 
 def play(parts: Parts, plan: RoundPlan) -> Round:
     """Play a round on parts that all are up; they are up and idle again at its end."""
     started = time.monotonic()
     parts.database.client.drop_database(parts.database)
     items = insert_items(parts.database, plan.items, plan.seed)
-    ledger = parts.hub.begin(FaultPlan(plan.seed, TIMEOUT_SECONDS), plan.at_request)
+    ledger = parts.hub.begin(FaultPlan(plan.seed, TIMEOUT_SECONDS))
     course = _Course(parts, items, ledger)
     try:
         course.run(plan)
@@ -107,26 +117,27 @@ class _Course:
 
     def __post_init__(self) -> None:
         self._operator = Operator(self.parts)
+        self._database = self.parts.database
 
     def run(self, plan: RoundPlan) -> None:
         struck = self._start("full")
-        if not self.ledger.is_reached.wait(_REACH_SECONDS):
-            self.violations.append(f"only {self.ledger.requests} requests came before the event")
-        plan.event.strike(self.parts, struck)
-        back_at = time.monotonic()
+        for strike in plan.strikes:
+            self._strike(strike, struck)
+        struck_at = time.monotonic()
         if plan.follow_up is FollowUp.NEXT_RUN:
             self._start_next()
         if self._has_ended_truly(struck):
-            self.end_seconds = time.monotonic() - back_at
+            self.end_seconds = time.monotonic() - struck_at
+        elif plan.follow_up is FollowUp.RESUME:
+            return
         self._follow_up(plan.follow_up)
 
     def evidence(self) -> Evidence:
-        database = self.parts.database
         return Evidence(
             self.items,
             self.ledger,
-            list(database.sync_runs.find()),
-            list(database.sync_steps.find()),
+            list(self._database.sync_runs.find()),
+            list(self._database.sync_steps.find()),
             {flow_run_id: self._operator.state(flow_run_id) for flow_run_id in self.flow_runs},
         )
 
@@ -137,13 +148,21 @@ class _Course:
             process.kill()
         for flow_run_id in self._operator.unfinished_runs():
             self._operator.give_up(flow_run_id)
+        self._operator.close()
+
+    def _strike(self, strike: Strike, flow_run_id: str) -> None:
+        if not self.ledger.await_requests(strike.at_request, _REACH_SECONDS):
+            self.violations.append(
+                f"{strike.event} came too late: Stage 1 saw {self.ledger.requests} requests"
+            )
+        strike.carry_out(self.parts, flow_run_id)
 
     def _follow_up(self, follow_up: FollowUp) -> None:
-        while not self._is_done() and self.follow_ups < MOST_FOLLOW_UPS:
+        while self._may_go_on() and self.follow_ups < MOST_FOLLOW_UPS:
             if follow_up is FollowUp.NEXT_RUN:
                 self._start_next()
-            elif not self._resume():
-                return
+            else:
+                self._resume()
 
     def _start(self, deployment: str) -> str:
         self.flow_runs.append(self._operator.start(deployment))
@@ -153,34 +172,30 @@ class _Course:
         self.follow_ups += 1
         self._start("changed")
 
-    def _resume(self) -> bool:
-        """Let the latest run go on; False when it has no end to go on from."""
-        latest = self.flow_runs[-1]
-        if not self._operator.state(latest).is_final:
-            return False
+    def _resume(self) -> None:
         self.follow_ups += 1
-        self._operator.retry(latest)
-        return True
+        self._operator.retry(self.flow_runs[-1])
 
-    def _is_done(self) -> bool:
-        """Whether the latest run has ended, and only what can't be sent is not in."""
+    def _may_go_on(self) -> bool:
+        """Whether the latest run has ended, and something is not in that could be."""
         latest = self.flow_runs[-1]
         if not self._has_ended_truly(latest):
             return False
-        run = self._document_of(latest)
-        failed = self.parts.database.sync_steps.count_documents({"run_id": run["_id"], "ok": False})
-        return run["status"] in ("success", "partial") and failed == len(self.items.invalid)
+        run = self._database.sync_runs.find_one({"flow_run_id": latest})
+        return run is None or run["status"] not in AT_ITS_END or not self._only_invalid_failed(run)
+
+    def _only_invalid_failed(self, run: Document) -> bool:
+        not_in = {"run_id": run["_id"], "ok": False}
+        return self._database.sync_steps.count_documents(not_in) == len(self.items.invalid)
 
     def _has_ended_truly(self, flow_run_id: str) -> bool:
         return _within(
             END_SECONDS,
             lambda: is_true_status(
-                self._document_of(flow_run_id), self._operator.state(flow_run_id)
+                self._database.sync_runs.find_one({"flow_run_id": flow_run_id}),
+                self._operator.state(flow_run_id),
             ),
         )
-
-    def _document_of(self, flow_run_id: str) -> Document | None:
-        return self.parts.database.sync_runs.find_one({"flow_run_id": flow_run_id})
 
     def _processes(self) -> list[psutil.Process]:
         return [p for flow_run_id in self.flow_runs for p in self.parts.processes_of(flow_run_id)]
@@ -190,7 +205,7 @@ def _within(seconds: float, condition: Callable[[], bool]) -> bool:
     """Whether a condition came true by then; a Prefect that doesn't answer says no."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        with suppress(httpx.TransportError):
+        with suppress(httpx.HTTPError):
             if condition():
                 return True
         time.sleep(_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""What is synced in a round: valid items at versions of their own, and a handful of invalid ones."""
+"""What is synced in a round: valid items at versions of their own, and a few invalid ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
