@@ -30,6 +30,7 @@ Result = TypeVar("Result")
 _ENTITY_TYPE_BY_PATH: Final = {
     upsert_path(entity_type): entity_type for entity_type in ENTITY_TYPES
 }
+NO_FAULT: Final = "none"
 _RETRY_SOON: Final = b"Retry-After: 1"
 _GARBAGE: Final = b"<html>\xff\xfe not JSON"
 
@@ -79,8 +80,9 @@ class Upsert:
 class Ledger:
     """All that Stage 1 has seen in a round, written by its thread only.
 
-    `confirmed` are the request ids answered with `ok` while the client was still there; `resent`
-    counts those that came again nevertheless.
+    `faults` counts the attempts by what went wrong with them. `confirmed` are the request ids
+    answered with `ok` while the client was still there; `resent` counts those that came again
+    nevertheless.
     """
 
     plan: FaultPlan
@@ -214,7 +216,7 @@ class _Connection(HttpConnection):
     def respond(self, request: Request) -> None:
         ledger, upsert = self._hub.ledger, Upsert.parse(request)
         treatment = ledger.plan.treatment(upsert.request_id, ledger.note(upsert))
-        ledger.faults[treatment.fault or "none"] += 1
+        ledger.faults[treatment.fault or NO_FAULT] += 1
         match treatment.fault:
             case None:
                 self._take_in(ledger, upsert)

@@ -1,7 +1,7 @@
 """One round: a sync, a violent event in its midst, what an operator does then, and the checks."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -70,6 +70,7 @@ class Round:
     plan: RoundPlan
     violations: tuple[str, ...]
     requests: int
+    faults: Mapping[str, int]
     resent: int
     follow_ups: int
     end_seconds: float | None
@@ -96,6 +97,7 @@ def play(parts: Parts, plan: RoundPlan) -> Round:
         plan,
         (*course.violations, *found),
         ledger.requests,
+        dict(ledger.faults),
         ledger.resent.total(),
         course.follow_ups,
         course.end_seconds,
