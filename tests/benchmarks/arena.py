@@ -1,7 +1,6 @@
 """One measured run's surroundings: a database with its documents, and a hub that has nothing."""
 
 import json
-import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,13 +15,12 @@ from pymongo.database import Database
 from tasks.entities import EntityType
 from tasks.source import Item, item_from
 from tests.benchmarks.fast_hub import FastHub, fast_hub
-from tests.benchmarks.parts import Parts
+from tests.benchmarks.parts import Parts, environment_without_settings
 from tests.benchmarks.workload import Document, Workload
 
 REPOSITORY: Final = Path(__file__).parents[2]
 _DOCUMENTS_AT_ONCE: Final = 5_000
 _TOKEN: Final = "benchmark-token-7d3e"
-_FOREIGN: Final = ("ADMIN_", "MONGODB_", "PREFECT_")
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,8 @@ class Arena:
     @property
     def environment(self) -> dict[str, str]:
         """The variables of a contender's process; nothing of this machine's own settings."""
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)
-        }
         return {
-            **inherited,
+            **environment_without_settings(),
             "PYTHONPATH": str(REPOSITORY),
             "MONGODB_URI": self.parts.mongodb.address,
             "MONGODB_DB": self.database.name,

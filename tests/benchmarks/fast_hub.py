@@ -1,39 +1,31 @@
 """A Stage 1 that costs next to nothing: answers each upsert, keeps only keys and counts.
 
-All contenders send to it. It shares the machine's cores with them, so it parses no more of
-HTTP/1.1 than their clients use: keep-alive and bodies of a stated length.
+All contenders send to it.
 """
 
 import argparse
 import asyncio
 import json
-import re
 import selectors
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Final
 
 import httpx
 
 from scripts.local_hub import upsert_path, upsert_urls
 from scripts.local_process import LOCALHOST, answers, free_port, running
 from tasks.entities import ENTITY_TYPES
+from tests.benchmarks.http_connection import HttpConnection, Request, json_response
 
 _REPOSITORY: Final = Path(__file__).parents[2]
 _STATS_PATH: Final = "/_hub/stats"
-_END_OF_HEAD: Final = b"\r\n\r\n"
-_CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _ENTITY_TYPE_BY_PATH: Final = {
     upsert_path(entity_type): entity_type for entity_type in ENTITY_TYPES
 }
-
-
-class _Request(NamedTuple):
-    path: str
-    body: bytes
 
 
 class _Hub:
@@ -46,7 +38,7 @@ class _Hub:
 
     def stats(self) -> bytes:
         distinct_keys = {name: len(keys) for name, keys in self._keys.items() if keys}
-        return _json_response(
+        return json_response(
             {
                 "requests": self._requests,
                 "max_in_flight": self._max_in_flight,
@@ -54,7 +46,7 @@ class _Hub:
             }
         )
 
-    def accept(self, request: _Request) -> bytes:
+    def accept(self, request: Request) -> bytes:
         """Take an upsert in and return the response that is due after the latency."""
         entity_type = _ENTITY_TYPE_BY_PATH[request.path]
         body = json.loads(request.body)
@@ -63,7 +55,7 @@ class _Hub:
         self._requests += 1
         self._in_flight += 1
         self._max_in_flight = max(self._max_in_flight, self._in_flight)
-        return _json_response(
+        return json_response(
             {"ok": True, "sync_id": body["request_id"], entity_type.natural_key: key}
         )
 
@@ -71,38 +63,14 @@ class _Hub:
         self._in_flight -= 1
 
 
-class _Connection(asyncio.Protocol):
-    """One keep-alive connection; a request that is none cuts it."""
-
+class _Connection(HttpConnection):
     def __init__(self, hub: _Hub) -> None:
+        super().__init__()
         self._hub = hub
-        self._received = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        while (request := self._next_request()) is not None:
-            self._respond(request)
-
-    def _next_request(self) -> _Request | None:
-        head_end = self._received.find(_END_OF_HEAD)
-        if head_end < 0:
-            return None
-        length = _CONTENT_LENGTH.search(self._received, 0, head_end)
-        start = head_end + len(_END_OF_HEAD)
-        end = start + (int(length[1]) if length else 0)
-        if len(self._received) < end:
-            return None
-        path = self._received[:head_end].split(b" ", 2)[1].decode()
-        request = _Request(path, self._received[start:end])
-        self._received = self._received[end:]
-        return request
-
-    def _respond(self, request: _Request) -> None:
+    def respond(self, request: Request) -> None:
         if request.path == _STATS_PATH:
-            self._transport.write(self._hub.stats())
+            self.transport.write(self._hub.stats())
             return
         response = self._hub.accept(request)
         if self._hub.latency_seconds:
@@ -112,16 +80,8 @@ class _Connection(asyncio.Protocol):
             self._send(response)
 
     def _send(self, response: bytes) -> None:
-        self._transport.write(response)
+        self.transport.write(response)
         self._hub.answered()
-
-
-def _json_response(body: Any) -> bytes:
-    content = json.dumps(body).encode()
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
-        len(content),
-        content,
-    )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The parts that all measured runs share: a mongod and a Prefect server of the benchmark's own."""
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ _WINDOW_SECONDS: Final = 0.5
 _QUIET_SHARE: Final = 0.15
 """Of one core: what a Prefect server and a mongod without work stay below."""
 _PATIENCE_SECONDS: Final = 60.0
+_FOREIGN: Final = ("ADMIN_", "MONGODB_", "PREFECT_")
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,15 @@ def benchmark_parts() -> Iterator[Parts]:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         scratch = Path(folder)
         with (
-            _as_part(local_mongod(scratch / "mongodb")) as mongodb,
-            _as_part(local_prefect_server(scratch / "prefect")) as prefect,
+            as_part(local_mongod(scratch / "mongodb")) as mongodb,
+            as_part(local_prefect_server(scratch / "prefect")) as prefect,
         ):
             yield Parts(mongodb, prefect, scratch)
+
+
+def environment_without_settings() -> dict[str, str]:
+    """Return the variables of this process but for this machine's own settings."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
 
 
 def cpu_seconds_of(pid: int) -> float:
@@ -79,7 +86,8 @@ def cpu_seconds_of_machine() -> float:
 
 
 @contextmanager
-def _as_part(server: AbstractContextManager[str]) -> Iterator[Part]:
+def as_part(server: AbstractContextManager[str]) -> Iterator[Part]:
+    """Enter a server's context, which yields its address, and find out its process."""
     before = _own_children()
     with server as address:
         (pid,) = _own_children() - before

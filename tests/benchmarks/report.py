@@ -37,7 +37,7 @@ def print_report(sections: Sequence[Section], console: Console) -> None:
 def write_json(sections: Sequence[Section], path: Path) -> None:
     """Write everything that was measured, each run on its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    report = {"machine": _machine(), "sections": [_section_as_json(s) for s in sections]}
+    report = {"machine": machine(), "sections": [_section_as_json(s) for s in sections]}
     path.write_text(json.dumps(report, indent=2) + "\n")
 
 
@@ -112,7 +112,8 @@ def _section_as_json(section: Section) -> dict[str, Any]:
     }
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return what a figure depends on beside the code."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "system": f"{platform.system()} {platform.machine()}",

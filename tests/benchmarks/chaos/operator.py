@@ -1,0 +1,69 @@
+"""What an operator does with the syncs: start one, retry one, look at its state."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from tests.benchmarks.chaos.parts import Parts, run_in_repository
+
+_ANSWER_SECONDS: Final = 30.0
+_FINAL: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+
+
+@dataclass(frozen=True)
+class PrefectState:
+    """The state of a flow run in Prefect."""
+
+    type: str
+    name: str
+    message: str
+
+    @property
+    def is_final(self) -> bool:
+        return self.type in _FINAL
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.message})" if self.message else self.name
+
+
+class Operator:
+    """Somebody with a shell and Prefect's API."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._environment = parts.environment
+        self._api = httpx.Client(base_url=parts.prefect.part.address, timeout=_ANSWER_SECONDS)
+
+    def close(self) -> None:
+        self._api.close()
+
+    def start(self, deployment: str) -> str:
+        """Start a run of `admin-sync/<deployment>`; returns the id of its flow run."""
+        found = self._get(f"/deployments/name/admin-sync/{deployment}")
+        flow_run = self._post(f"/deployments/{found['id']}/create_flow_run", {})
+        return str(flow_run["id"])
+
+    def retry(self, flow_run_id: str) -> None:
+        """Let a run that has ended go on."""
+        run_in_repository(self._environment, "prefect", "flow-run", "retry", flow_run_id)
+
+    def state(self, flow_run_id: str) -> PrefectState:
+        state = self._get(f"/flow_runs/{flow_run_id}")["state"]
+        return PrefectState(state["type"], state["name"], state["message"] or "")
+
+    def give_up(self, flow_run_id: str) -> None:
+        """Say of a run whose process is gone that it has crashed."""
+        crashed = {"type": "CRASHED", "message": "given up at the end of a round"}
+        self._post(f"/flow_runs/{flow_run_id}/set_state", {"state": crashed, "force": True})
+
+    def unfinished_runs(self) -> list[str]:
+        """Return the ids of all flow runs that have begun or are due, stages included."""
+        begun = {"any_": ["PENDING", "RUNNING", "CANCELLING", "SCHEDULED", "PAUSED"]}
+        found = self._post("/flow_runs/filter", {"flow_runs": {"state": {"type": begun}}})
+        return [flow_run["id"] for flow_run in found]
+
+    def _get(self, path: str) -> Any:
+        return self._api.get(path).raise_for_status().json()
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        return self._api.post(path, json=body).raise_for_status().json()

@@ -1,0 +1,214 @@
+"""One round: a sync, a violent event in its midst, what an operator does then, and the checks."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from random import Random
+from typing import Final, Self
+
+import httpx
+import psutil  # type: ignore[import-untyped]
+
+from tests.benchmarks.chaos.checks import AT_ITS_END, Evidence, is_true_status, violations
+from tests.benchmarks.chaos.events import SECONDS, Event, Strike
+from tests.benchmarks.chaos.faults import FaultPlan
+from tests.benchmarks.chaos.hub import Ledger
+from tests.benchmarks.chaos.operator import Operator
+from tests.benchmarks.chaos.parts import TIMEOUT_SECONDS, Parts
+from tests.benchmarks.chaos.workload import Items, insert_items
+from tests.benchmarks.workload import Document
+
+MOST_FOLLOW_UPS: Final = 3
+END_SECONDS: Final = 150.0
+"""How long a run may take to its true end, a dead one too."""
+_REACH_SECONDS: Final = 90.0
+_EXIT_SECONDS: Final = 15.0
+_POLL_SECONDS: Final = 0.2
+
+
+class FollowUp(StrEnum):
+    """What the operator does after the event."""
+
+    RESUME = "resume"
+    NEXT_RUN = "next run"
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """What happens in a round: its faults by the seed, its strikes in order, what comes then."""
+
+    seed: int
+    items: int
+    strikes: tuple[Strike, ...]
+    follow_up: FollowUp
+
+    @classmethod
+    def drawn(cls, seed: int, event: Event, items: int) -> Self:
+        """Draw the moment of an event: after 5% to 95% of the requests of a faultless run.
+
+        The same seed and event make the same plan.
+        """
+        at_request = round(Random(seed).uniform(0.05, 0.95) * items)
+        follow_up = FollowUp.RESUME if seed % 2 else FollowUp.NEXT_RUN
+        return cls(seed, items, (Strike(event, at_request, SECONDS[event]),), follow_up)
+
+    def __str__(self) -> str:
+        strikes = ", ".join(f"{s.event} after {s.at_request} requests" for s in self.strikes)
+        return f"seed {self.seed}: {strikes}, then {self.follow_up}"
+
+
+@dataclass(frozen=True)
+class Round:
+    """What came of a round.
+
+    `resent` items were sent again though Stage 1 had confirmed them. `end_seconds` passed from the
+    last strike to the true end of the run that it struck, None: it never came.
+    """
+
+    plan: RoundPlan
+    violations: tuple[str, ...]
+    requests: int
+    faults: Mapping[str, int]
+    resent: int
+    follow_ups: int
+    end_seconds: float | None
+    seconds: float
+
+    @property
+    def events(self) -> set[Event]:
+        return {strike.event for strike in self.plan.strikes}
+
+
+def play(parts: Parts, plan: RoundPlan) -> Round:
+    """Play a round on parts that all are up; they are up and idle again at its end."""
+    started = time.monotonic()
+    parts.database.client.drop_database(parts.database)
+    items = insert_items(parts.database, plan.items, plan.seed)
+    ledger = parts.hub.begin(FaultPlan(plan.seed, TIMEOUT_SECONDS))
+    course = _Course(parts, items, ledger)
+    try:
+        course.run(plan)
+        found = violations(course.evidence())
+    finally:
+        course.clear_away()
+    return Round(
+        plan,
+        (*course.violations, *found),
+        ledger.requests,
+        dict(ledger.faults),
+        ledger.resent.total(),
+        course.follow_ups,
+        course.end_seconds,
+        time.monotonic() - started,
+    )
+
+
+@dataclass
+class _Course:
+    """The course that a round takes."""
+
+    parts: Parts
+    items: Items
+    ledger: Ledger
+    flow_runs: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    follow_ups: int = 0
+    end_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        self._operator = Operator(self.parts)
+        self._database = self.parts.database
+
+    def run(self, plan: RoundPlan) -> None:
+        struck = self._start("full")
+        for strike in plan.strikes:
+            self._strike(strike, struck)
+        struck_at = time.monotonic()
+        if plan.follow_up is FollowUp.NEXT_RUN:
+            self._start_next()
+        if self._has_ended_truly(struck):
+            self.end_seconds = time.monotonic() - struck_at
+        elif plan.follow_up is FollowUp.RESUME:
+            return
+        self._follow_up(plan.follow_up)
+
+    def evidence(self) -> Evidence:
+        return Evidence(
+            self.items,
+            self.ledger,
+            list(self._database.sync_runs.find()),
+            list(self._database.sync_steps.find()),
+            {flow_run_id: self._operator.state(flow_run_id) for flow_run_id in self.flow_runs},
+        )
+
+    def clear_away(self) -> None:
+        """Leave no process and no unfinished run behind."""
+        _within(_EXIT_SECONDS, lambda: not self._processes())
+        for process in self._processes():
+            process.kill()
+        for flow_run_id in self._operator.unfinished_runs():
+            self._operator.give_up(flow_run_id)
+        self._operator.close()
+
+    def _strike(self, strike: Strike, flow_run_id: str) -> None:
+        if not self.ledger.await_requests(strike.at_request, _REACH_SECONDS):
+            self.violations.append(
+                f"{strike.event} came too late: Stage 1 saw {self.ledger.requests} requests"
+            )
+        strike.carry_out(self.parts, flow_run_id)
+
+    def _follow_up(self, follow_up: FollowUp) -> None:
+        while self._may_go_on() and self.follow_ups < MOST_FOLLOW_UPS:
+            if follow_up is FollowUp.NEXT_RUN:
+                self._start_next()
+            else:
+                self._resume()
+
+    def _start(self, deployment: str) -> str:
+        self.flow_runs.append(self._operator.start(deployment))
+        return self.flow_runs[-1]
+
+    def _start_next(self) -> None:
+        self.follow_ups += 1
+        self._start("changed")
+
+    def _resume(self) -> None:
+        self.follow_ups += 1
+        self._operator.retry(self.flow_runs[-1])
+
+    def _may_go_on(self) -> bool:
+        """Whether the latest run has ended, and something is not in that could be."""
+        latest = self.flow_runs[-1]
+        if not self._has_ended_truly(latest):
+            return False
+        run = self._database.sync_runs.find_one({"flow_run_id": latest})
+        return run is None or run["status"] not in AT_ITS_END or not self._only_invalid_failed(run)
+
+    def _only_invalid_failed(self, run: Document) -> bool:
+        not_in = {"run_id": run["_id"], "ok": False}
+        return self._database.sync_steps.count_documents(not_in) == len(self.items.invalid)
+
+    def _has_ended_truly(self, flow_run_id: str) -> bool:
+        return _within(
+            END_SECONDS,
+            lambda: is_true_status(
+                self._database.sync_runs.find_one({"flow_run_id": flow_run_id}),
+                self._operator.state(flow_run_id),
+            ),
+        )
+
+    def _processes(self) -> list[psutil.Process]:
+        return [p for flow_run_id in self.flow_runs for p in self.parts.processes_of(flow_run_id)]
+
+
+def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    """Whether a condition came true by then; a Prefect that doesn't answer says no."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(httpx.HTTPError):
+            if condition():
+                return True
+        time.sleep(_POLL_SECONDS)
+    return False

@@ -1,0 +1,47 @@
+"""The chaos benchmark's short form: parts die or stall in the midst of a sync, nothing is lost."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.benchmarks.chaos.events import Event, Strike
+from tests.benchmarks.chaos.parts import Parts, chaos_parts
+from tests.benchmarks.chaos.rounds import FollowUp, RoundPlan, play
+
+ITEMS = 200
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def parts() -> Iterator[Parts]:
+    # Half of the slots: a killed process does not give its own back for a minute.
+    with chaos_parts(ADMIN_MAX_TASK_RUNS="4") as parts:
+        yield parts
+
+
+def test_servers_that_stall_go_down_and_are_killed(parts: Parts) -> None:
+    strikes = (
+        Strike(Event.HUB_STALLED, at_request=20, seconds=1),
+        Strike(Event.PREFECT_STALLED, at_request=50, seconds=1),
+        Strike(Event.MONGOD_KILLED, at_request=80, seconds=1),
+        Strike(Event.MONGOD_STALLED, at_request=110, seconds=1),
+        Strike(Event.PREFECT_KILLED, at_request=140, seconds=0),
+        Strike(Event.HUB_DOWN, at_request=160, seconds=1),
+    )
+    played = play(parts, RoundPlan(4, ITEMS, strikes, FollowUp.NEXT_RUN))
+    assert played.violations == ()
+
+
+@pytest.mark.xfail(strict=True, reason="what failed for good is not sent again by a retry")
+def test_a_flow_run_that_is_killed_and_goes_on(parts: Parts) -> None:
+    strikes = (Strike(Event.FLOW_RUN_KILLED, at_request=100, seconds=0),)
+    played = play(parts, RoundPlan(5, ITEMS, strikes, FollowUp.RESUME))
+    assert played.violations == ()
+
+
+@pytest.mark.xfail(strict=True, reason="the broken pipe to the worker ends a state hook")
+def test_a_worker_that_is_killed(parts: Parts) -> None:
+    strikes = (Strike(Event.WORKER_KILLED, at_request=100, seconds=0),)
+    played = play(parts, RoundPlan(6, ITEMS, strikes, FollowUp.NEXT_RUN))
+    assert played.violations == ()

@@ -1,0 +1,127 @@
+"""The chaos benchmark's own eyes: each kind of violation is seen, and a true trail has none."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.chaos.checks import Evidence, violations
+from tests.benchmarks.chaos.faults import FAULTY_SHARE, Fault, FaultPlan
+from tests.benchmarks.chaos.hub import Accepted, ItemKey, Ledger
+from tests.benchmarks.chaos.operator import PrefectState
+from tests.benchmarks.chaos.workload import Items
+
+PLAN = FaultPlan(seed=1, timeout_seconds=1)
+GOOD, BAD = ItemKey("tenant", "good"), ItemKey("tenant", "bad")
+ACCEPTED = Accepted("a request id", {"id": "good"})
+
+
+def step(item: ItemKey, *, ok: bool) -> dict[str, Any]:
+    error = None if ok else {"code": "VALIDATION_ERROR", "class": "permanent"}
+    return {
+        "run_id": 1,
+        "entity_type": item.entity_type,
+        "natural_key": item.natural_key,
+        "ok": ok,
+        "error": error,
+    }
+
+
+def run(**changes: Any) -> dict[str, Any]:
+    counts = {"total": 2, "success": 1, "failed": 1, "skipped": 0}
+    ended = {"status": "partial", "finished_at": "an hour ago"}
+    stage = {"entity_type": "tenant", "unchanged": 0, **counts, **ended}
+    return {
+        "_id": 1,
+        "flow_run_id": "a flow run",
+        "mode": "full",
+        "totals": counts,
+        "stages": [stage],
+        **ended,
+        **changes,
+    }
+
+
+@pytest.fixture
+def evidence() -> Evidence:
+    return Evidence(
+        items=Items({GOOD: ACCEPTED}, frozenset({BAD})),
+        ledger=Ledger(PLAN, items={GOOD: ACCEPTED}, digests={"a request id": {"a digest"}}),
+        runs=[run()],
+        steps=[step(GOOD, ok=True), step(BAD, ok=False)],
+        states={"a flow run": PrefectState("FAILED", "Partial", "")},
+    )
+
+
+def the_violations(evidence: Evidence) -> str:
+    found = violations(evidence)
+    assert found, "it was not seen"
+    return "; ".join(found)
+
+
+def test_a_true_trail_has_no_violation(evidence: Evidence) -> None:
+    assert violations(evidence) == []
+
+
+def test_an_item_that_is_not_in(evidence: Evidence) -> None:
+    del evidence.ledger.items[GOOD]
+    assert the_violations(evidence) == "1 items are not in, such as tenant good"
+
+
+def test_an_item_at_another_version(evidence: Evidence) -> None:
+    evidence.ledger.items[GOOD] = replace(ACCEPTED, request_id="an older one")
+    assert "at another version" in the_violations(evidence)
+
+
+def test_an_item_that_should_not_be_in(evidence: Evidence) -> None:
+    evidence.ledger.items[BAD] = ACCEPTED
+    assert "should not be" in the_violations(evidence)
+
+
+def test_two_steps_of_one_item(evidence: Evidence) -> None:
+    twice = replace(evidence, steps=[*evidence.steps, step(GOOD, ok=True)])
+    told = the_violations(twice)
+    assert "more than one step" in told
+    assert "its steps say" in told
+
+
+def test_a_step_that_is_missing(evidence: Evidence) -> None:
+    told = the_violations(replace(evidence, steps=evidence.steps[1:]))
+    assert "1 steps and 0 unchanged of 2 items" in told
+    assert "no successful step in any run" in told
+
+
+def test_a_status_that_is_not_prefects(evidence: Evidence) -> None:
+    told = the_violations(replace(evidence, runs=[run(status="running", finished_at=None)]))
+    assert told == "run 1 (full, running), Prefect says Partial"
+
+
+def test_a_run_without_a_document(evidence: Evidence) -> None:
+    told = the_violations(replace(evidence, runs=[], steps=[step(GOOD, ok=True)]))
+    assert told == "flow run a flow run has no document; Prefect says Partial"
+
+
+def test_a_stage_that_says_running_for_ever(evidence: Evidence) -> None:
+    stage = {**run()["stages"][0], "status": "running", "finished_at": None}
+    told = the_violations(replace(evidence, runs=[run(stages=[stage])]))
+    assert "stage tenant still says running" in told
+
+
+def test_two_bodies_under_one_request_id(evidence: Evidence) -> None:
+    evidence.ledger.digests["a request id"].add("another digest")
+    assert "came with 2 bodies" in the_violations(evidence)
+
+
+def test_more_sent_again_than_records_can_be_lost(evidence: Evidence) -> None:
+    evidence.ledger.resent["a request id"] = 101
+    assert "101 items were sent again" in the_violations(evidence)
+
+
+def test_a_tenth_of_the_attempts_go_wrong_in_all_ways_and_repeatably() -> None:
+    attempts = [(f"request {n}", attempt) for n in range(2_000) for attempt in (1, 2)]
+    treatments = [PLAN.treatment(*attempt) for attempt in attempts]
+    faults = [treatment.fault for treatment in treatments if treatment.fault]
+    assert set(faults) == set(Fault)
+    assert len(faults) / len(attempts) == pytest.approx(FAULTY_SHARE, rel=0.2)
+    assert treatments == [FaultPlan(1, 1).treatment(*attempt) for attempt in attempts]
+    assert treatments != [FaultPlan(2, 1).treatment(*attempt) for attempt in attempts]
