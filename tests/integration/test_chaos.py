@@ -33,14 +33,12 @@ def test_servers_that_stall_go_down_and_are_killed(parts: Parts) -> None:
     assert played.violations == ()
 
 
-@pytest.mark.xfail(strict=True, reason="what failed for good is not sent again by a retry")
 def test_a_flow_run_that_is_killed_and_goes_on(parts: Parts) -> None:
     strikes = (Strike(Event.FLOW_RUN_KILLED, at_request=100, seconds=0),)
     played = play(parts, RoundPlan(5, ITEMS, strikes, FollowUp.RESUME))
     assert played.violations == ()
 
 
-@pytest.mark.xfail(strict=True, reason="the broken pipe to the worker ends a state hook")
 def test_a_worker_that_is_killed(parts: Parts) -> None:
     strikes = (Strike(Event.WORKER_KILLED, at_request=100, seconds=0),)
     played = play(parts, RoundPlan(6, ITEMS, strikes, FollowUp.NEXT_RUN))
