@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final, cast
 
-from bson import ObjectId
+from bson import MaxKey, ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
@@ -386,10 +386,14 @@ class AuditTrail:
         self, run_id: RunId, entity_type: str, start: Any, end: Any
     ) -> dict[bytes, PriorStep]:
         """Return the steps on record of this run for `start <= source_id < end`, by `identity`."""
-        low, high = (
-            [("run_id", run_id), ("entity_type", entity_type), ("source_id", bound)]
-            for bound in (start, end)
-        )
+        # No source_id is beyond MaxKey, but one may be MaxKey: then all of the entity type count.
+        is_open = isinstance(end, MaxKey)
+        low = [("run_id", run_id), ("entity_type", entity_type), ("source_id", start)]
+        high = [
+            ("run_id", run_id),
+            ("entity_type", f"{entity_type}\0" if is_open else entity_type),
+            ("source_id", end),
+        ]
         steps = (
             self._steps.find({}, {"source_id": True, "attempts": True, "error": True})
             .hint(_STEP_IDENTITY)

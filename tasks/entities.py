@@ -136,6 +136,21 @@ ENTITY_TYPES: Final = (
 )
 """All entity types, parents before children: the order in which stages run."""
 
+_LABEL_LENGTH: Final = 255
+"""No host name is longer."""
+
+
+def in_one_line(text: str, length: int) -> str:
+    """Return text from outside fit for a name, a log or a table: no control characters, cut."""
+    cut = text if len(text) <= length else f"{text[: length - 1]}…"
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in cut)
+
+
+def label_of(natural_key: str | None, source_id: object) -> str:
+    """Return what to call an item: its natural key, or its `_id` where it has none."""
+    return in_one_line(natural_key or f"_id {source_id}", _LABEL_LENGTH)
+
+
 EntityName = Literal["tenant", "client", "subtenant", "domain", "branding"]
 ENTITY_NAMES: Final[list[EntityName]] = list(get_args(EntityName))
 

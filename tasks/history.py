@@ -20,6 +20,7 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.database import Database
 
 from tasks.audit import RunId, RunStatus, StepState, SyncMode
+from tasks.entities import label_of
 from tasks.errors import ErrorClass
 from tasks.mongo import Document, Patience, database, patience_with, patiently, translating_errors
 from tasks.settings import MongoSettings
@@ -150,7 +151,7 @@ class StepRecord(_Record):
     @property
     def key(self) -> str:
         """What to call the item: its natural key, or its `_id` where it has none."""
-        return self.natural_key or f"_id {self.source_id}"
+        return label_of(self.natural_key, self.source_id)
 
 
 class Page(BaseModel, Generic[RecordType]):

@@ -8,7 +8,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import bson
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import ConnectionFailure, CursorNotFound, PyMongoError
@@ -19,6 +19,10 @@ Document = dict[str, Any]
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
+CODEC: Final[CodecOptions[Document]] = CodecOptions(
+    tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+"""A time that Python has no value for, such as one in the year 60000, is read as milliseconds."""
 _PATIENCE_MS: Final = 30_000
 """How long a MongoDB that is away is waited for; `serverSelectionTimeoutMS` in the URI wins."""
 _ATTEMPT_MS: Final = 1_000
@@ -142,7 +146,7 @@ def is_connection_lost(error: object) -> bool:
 def database(settings: MongoSettings) -> Database[Document]:
     """Return the backoffice database, on the one client that this process has for the URI."""
     return _connection(settings.mongodb_uri.get_secret_value()).client.get_database(
-        settings.mongodb_database, codec_options=CodecOptions(tz_aware=True)
+        settings.mongodb_database, codec_options=CODEC
     )
 
 

@@ -23,7 +23,7 @@ from tasks.audit import (
     Totals,
     audit_trail,
 )
-from tasks.entities import entity_type_named
+from tasks.entities import entity_type_named, label_of
 from tasks.errors import (
     DUPLICATE_KEY,
     INTERNAL_ERROR,
@@ -269,7 +269,7 @@ class Sender:
 
     def _heed(self, item: Item, error: ItemError | None, retry_after: float | None) -> None:
         if error and error.error_class is ErrorClass.RUN_STOPPING:
-            place = f"{item.entity_type.name} {item.natural_key}"
+            place = f"{item.entity_type.name} {label_of(item.natural_key, item.source_id)}"
             self.stop(f"{error.code} at {place}: {error.message}")
         if retry_after is not None:
             self.gate.hold(min(retry_after, self.settings.retry_after_max_ms / 1000))

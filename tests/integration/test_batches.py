@@ -6,7 +6,7 @@ from datetime import UTC
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import MaxKey, MinKey, ObjectId, Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymongo import MongoClient
@@ -28,6 +28,7 @@ source_ids = (
     | st.builds(ObjectId)
     | st.datetimes(timezones=st.just(UTC))
     | st.dictionaries(st.text("ab", min_size=1), st.integers(0, 3), max_size=2)
+    | st.sampled_from([MinKey(), float("nan"), Timestamp(0, 0)])
 )
 
 
@@ -64,6 +65,26 @@ def test_every_document_is_in_exactly_one_batch(
     largest = math.ceil(count / number) if count else 0
     assert all(0 < len(batch) <= largest for batch in read)
     assert len({batch.name for batch in batches}) == len(batches) or count <= max_batches
+
+
+unplaceable = st.sampled_from([MaxKey(), *(str(digit) * 3_000 for digit in range(10))])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(source_ids | unplaceable, max_size=40), st.integers(1, 12), st.integers(1, 20))
+def test_a_document_where_no_batch_can_start_goes_with_the_one_before(
+    database: Database[dict[str, Any]], ids: list[Any], max_batches: int, concurrency: int
+) -> None:
+    collection = database[TENANT.collection]
+    collection.drop()
+    for number, source_id in enumerate(ids):
+        document = {"_id": source_id, "id": str(number)}
+        collection.replace_one({"_id": {"$eq": source_id}}, document, upsert=True)
+    source = source_of(database)
+    batches = source.plan(TENANT, concurrency, max_batches)
+    read = [item.natural_key for batch in batches for item in source.read(batch)]
+    assert read == [document["id"] for document in collection.find().sort("_id", 1)]
+    assert len(batches) <= max_batches
 
 
 @pytest.mark.parametrize(

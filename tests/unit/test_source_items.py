@@ -1,16 +1,30 @@
 """From a source document to what is sent of it, or to the reason why it can't be."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
+import bson
 import pytest
-from bson import Binary, Decimal128, Int64, ObjectId, Regex
+from bson import (
+    Binary,
+    Code,
+    DatetimeMS,
+    DBRef,
+    Decimal128,
+    Int64,
+    MaxKey,
+    MinKey,
+    ObjectId,
+    Regex,
+    Timestamp,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts.seed_source import SEED_DOCUMENTS
-from tasks.entities import ENTITY_NAMES, ENTITY_TYPES, entity_type_named, in_sync_order
-from tasks.source import BOOKKEEPING, InvalidItem, Item, item_from
+from tasks.entities import ENTITY_NAMES, ENTITY_TYPES, entity_type_named, in_sync_order, label_of
+from tasks.source import BOOKKEEPING, InvalidItem, Item, item_from, request_id_of
 
 OID = ObjectId("507f1f77bcf86cd799439011")
 TENANT = {"_id": OID, "id": "acme", "name": "Acme", "version": 3}
@@ -166,27 +180,113 @@ def test_a_fault_never_quotes_the_value() -> None:
     assert "marked" not in fault("tenant", {**TENANT, "password_check_url": "marked"})
 
 
+@pytest.mark.parametrize("version", [1e300, float(2**63), -(2.0**64), Decimal128("3"), "", {}])
+def test_a_version_that_no_step_could_hold_is_a_fault(version: Any) -> None:
+    assert fault("tenant", {**TENANT, "version": version}) == "version: not an integer"
+
+
+def test_a_change_in_the_year_60000_has_a_version() -> None:
+    moment = DatetimeMS(1_831_000_000_000_000)
+    document = {"_id": 1, "id": "a", "name": "A", "updated_at": moment}
+    assert sent("tenant", document).version == 1_831_000_000_000_000
+    assert "DatetimeMS" in fault("tenant", {**TENANT, "since": moment})
+
+
+@pytest.mark.parametrize("key", ["k" * 1_025, Code("k"), "\udcff", b"k", ["k"], {"$ref": "k"}])
+def test_what_can_be_no_natural_key(key: Any) -> None:
+    item = item_from(entity_type_named("domain"), {"_id": 1, "host": key, "tenant_id": "t"})
+    assert isinstance(item, InvalidItem)
+    assert item.natural_key is None
+    assert "natural key" in item.fault
+
+
+@pytest.mark.parametrize("key", ["k" * 1_024, "$name", "a.b", "{0}{batch}", "\0", "\n", "\u202e"])
+def test_a_natural_key_is_sent_as_it_is(key: str) -> None:
+    assert sent("tenant", {**TENANT, "id": key}).body["id"] == key
+
+
+def test_a_fault_is_one_short_line_whatever_the_names_in_the_document() -> None:
+    told = fault("tenant", {**TENANT, "\n" + "x" * 10_000_000: Regex("x")})
+    assert len(told) <= 500
+    assert told.isprintable()
+
+
+def test_a_label_is_one_short_line() -> None:
+    label = label_of("a\nb\0" + "x" * 1_000, 1)
+    assert label.startswith("a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}x")
+    assert (len(label), label[-1]) == (255, "…")
+    assert label_of(None, {"$x": "\r"}) == "_id {'$x': '\\r'}"
+
+
+MODEL_FIELDS = sorted({name for each in ENTITY_TYPES for name in each.model.model_fields})
+SNEAKY_NAMES = ["", "$x", "a.b", "model_config", "model_dump", "__class__", "__dict__", "_id", "\0"]
 bson_values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(2**63), 2**63 - 1)
+    | st.integers(-(2**63), 2**63 - 1).map(Int64)
+    | st.integers(-(2**63), 2**63 - 1).map(DatetimeMS)
     | st.floats()
     | st.text()
+    | st.sampled_from(["x", "https://a.example", "k" * 1_025, "$name"])
     | st.binary()
     | st.datetimes(timezones=st.just(UTC))
     | st.builds(ObjectId)
-    | st.just(Regex("x")),
+    | st.decimals(places=2, min_value=-(10**9), max_value=10**9).map(Decimal128)
+    | st.sampled_from(
+        [
+            Regex("x"),
+            Code("x"),
+            Code("x", {"a": 1}),
+            Timestamp(1, 2),
+            DBRef("a", 1),
+            MinKey(),
+            MaxKey(),
+            Decimal128("NaN"),
+            Decimal128("Infinity"),
+            Binary(b"x", 4),
+        ]
+    ),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-field_names = st.text() | st.sampled_from(
-    ["id", "host", "name", "version", "updated_at", "enabled"]
+field_names = st.text() | st.sampled_from([*MODEL_FIELDS, *BOOKKEEPING, *SNEAKY_NAMES])
+documents = st.dictionaries(field_names, bson_values, max_size=8)
+sound_fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.text(min_size=1),
+        "host": st.text(min_size=1),
+        "name": st.text(min_size=1),
+        "tenant_id": st.text(min_size=1),
+        "redirect_uris": st.just([]),
+        "version": st.integers(-(2**63), 2**63 - 1) | st.floats(),
+    },
 )
 
 
-@given(st.sampled_from(ENTITY_TYPES), bson_values, st.dictionaries(field_names, bson_values))
-def test_no_document_of_any_shape_raises(
-    entity_type: Any, source_id: Any, fields: dict[str, Any]
+@given(st.sampled_from(ENTITY_TYPES), bson_values, documents, sound_fields)
+def test_a_document_of_any_shape_is_sent_as_json_or_has_a_fault(
+    entity_type: Any, source_id: Any, fields: dict[str, Any], sound: dict[str, Any]
 ) -> None:
-    item = item_from(entity_type, {**fields, "_id": source_id})
+    document = {**fields, **sound, "_id": source_id}
+    item = item_from(entity_type, document)
+    identifier = request_id_of(entity_type, document)
+
     assert item.source_id is source_id
+    if isinstance(item, InvalidItem):
+        assert item.fault.isprintable()
+        bson.encode({"key": item.natural_key, "version": item.version, "fault": item.fault})
+        return
+    assert identifier == item.request_id
+    assert item.body[entity_type.natural_key] == item.natural_key
+    assert not set(item.body) & BOOKKEEPING
+    json.dumps(item.body, ensure_ascii=False, allow_nan=False).encode()
+    bson.encode({"key": item.natural_key, "version": item.version})
+
+
+def test_a_document_as_deep_as_mongodb_takes_is_sent() -> None:
+    deep: Any = "bottom"
+    for level in range(180):
+        deep = [deep] if level % 2 else {"": deep}
+    json.dumps(sent("tenant", {**TENANT, "deep": deep}).body)
