@@ -25,8 +25,11 @@ from flows.state_mirror import FLOW_NAME, mirror_state
 from tasks.audit import RunStatus, UnfinishedRun, audit_trail
 from tasks.settings import read_mongo_settings
 
-SILENT_SECONDS: Final = 75.0
-"""A run of which nothing was heard for so long has no process any more; it is heard of each 10."""
+SILENT_SECONDS: Final = 45.0
+"""A run of which nothing was heard for so long has no process any more; it is heard of each 10.
+
+Less than passes from a death to the automation that tells Prefect of it (50 seconds at least).
+"""
 _BEGUN: Final = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 _GONE: Final = "Its process is gone: nothing was heard of it any more"
 _UNKNOWN: Final = "Prefect has no record of this run, and nothing was heard of its process any more"

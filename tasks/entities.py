@@ -136,13 +136,17 @@ ENTITY_TYPES: Final = (
 )
 """All entity types, parents before children: the order in which stages run."""
 
-_LABEL_LENGTH: Final = 100
+_LABEL_LENGTH: Final = 255
+"""No host name is longer."""
 
 
 def in_one_line(text: str, length: int) -> str:
-    """Return text from outside fit for a name, a log or a table: no control characters, cut."""
-    cut = text if len(text) <= length else f"{text[: length - 1]}…"
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in cut)
+    """Return text from outside fit for a name, a log or a table: what would steer is told, cut."""
+    shown = "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode()
+        for each in text[: length + 1]
+    )
+    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
 
 
 def label_of(natural_key: str | None, source_id: object) -> str:

@@ -336,9 +336,13 @@ def request_id_of(entity_type: EntityType, document: Document) -> str | None:
 
 def _is_plain(source_id: Any) -> bool:
     """Whether an `_id` is surely handed back as it is; a quick look."""
-    if type(source_id) is str:
-        return len(source_id) <= _KEY_LENGTH and source_id.isascii()
-    return type(source_id) in _PLAIN
+    match source_id:
+        case str() if type(source_id) is str:
+            return len(source_id) <= _KEY_LENGTH and source_id.isascii()
+        case bytes():
+            return len(source_id) <= _KEY_LENGTH
+        case _:
+            return type(source_id) in _PLAIN
 
 
 def _read(raw: bytes) -> _Read:

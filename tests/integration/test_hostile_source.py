@@ -192,7 +192,7 @@ def test_every_document_ends_as_one_step(
 
     (stage,) = stage_runs(run.document["flow_run_id"])
     for name in [task_run.name for task_run in task_runs(stage, expected=batches)]:
-        assert len(name) <= 120
+        assert len(name) <= 270
         assert name.isprintable()
     assert len(bson.encode(run.document)) < 200_000
     assert max(len(bson.encode(step)) for step in run.steps) < 10_000

@@ -213,8 +213,8 @@ def test_a_fault_is_one_short_line_whatever_the_names_in_the_document() -> None:
 
 def test_a_label_is_one_short_line() -> None:
     label = label_of("a\nb\0" + "x" * 1_000, 1)
-    assert label.startswith("a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}x")
-    assert (len(label), label[-1]) == (100, "…")
+    assert label.startswith(r"a\nb\x00xxx")
+    assert (len(label), label[-1]) == (255, "…")
     assert label_of(None, {"$x": "\r"}) == "_id {'$x': '\\r'}"
 
 
