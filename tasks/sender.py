@@ -16,6 +16,7 @@ from tasks.audit import (
     AuditTrail,
     Decisions,
     PriorStep,
+    RequestTimes,
     RunId,
     Step,
     StepState,
@@ -166,6 +167,7 @@ class Sender:
         if is_retry:
             self.audit.flush()
         result = BatchResult()
+        durations_ms: list[float] = []
         with nullcontext() if self.is_dry_run else self.slots.held(self.gate.is_open):
             prior_steps = self._prior_steps(batch)
             for item in self._read(batch):
@@ -178,8 +180,10 @@ class Sender:
                     result = result.with_decision(Decisions(would_send=1, first=item.natural_key))
                 else:
                     attempts = prior.attempts if prior else 0
-                    result = result.with_item(self._send_item(item, attempts, task_run_id))
+                    error = self._send_item(item, attempts, task_run_id, durations_ms)
+                    result = result.with_item(error)
         self.audit.flush()
+        self.audit.count_requests(self.run_id, batch.entity_type, RequestTimes.of(durations_ms))
         return replace(result, to_retry=0) if self.gate.closed_because else result
 
     def settle(
@@ -244,7 +248,7 @@ class Sender:
         return self.audit.prior_steps(self.run_id, batch.entity_type, batch.start, batch.end)
 
     def _send_item(
-        self, item: Item | InvalidItem, attempts: int, task_run_id: str
+        self, item: Item | InvalidItem, attempts: int, task_run_id: str, durations_ms: list[float]
     ) -> ItemError | None:
         if isinstance(item, InvalidItem):
             error = ItemError(VALIDATION_ERROR, item.fault, ErrorClass.PERMANENT)
@@ -254,6 +258,7 @@ class Sender:
             error = ItemError(RUN_STOPPED, reason, ErrorClass.SKIPPED)
             return self._record(item, error, task_run_id=task_run_id)
         outcome = self._hub.upsert(item.entity_type, item.request_id, item.body)
+        durations_ms.append(outcome.duration_ms)
         self._heed(item, outcome.error, outcome.retry_after_seconds)
         return self._record(
             item,
