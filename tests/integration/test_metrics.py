@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.api import create_app
 from tasks.entities import ENTITY_NAMES
 from tasks.settings import read_api_settings
-from tests.integration.world import HUB_TOKEN, Document, World
+from tests.integration.world import HUB_TOKEN, Document, World, stage_runs, task_runs
 
 TOKEN = "metrics-test-token-c2b7"
 
@@ -162,3 +162,16 @@ def test_mongodb_away_is_told_and_not_zeros(api: Api, monkeypatch: pytest.Monkey
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "UNAVAILABLE"
     assert "marked" not in answer.text
+
+
+def test_requests_that_can_not_be_counted_fail_nothing(world: World, api: Api) -> None:
+    uncounted = {"stages.requests": {"$exists": False}}
+    world.database.create_collection("sync_runs", validator=uncounted)
+    world.add_seed()
+    run = world.sync(entities=["tenant"])
+    (stage,) = stage_runs(run.document["flow_run_id"])
+    (batch,) = task_runs(stage, expected=1)
+    assert (run.document["status"], batch.state_name) == ("success", "Completed")
+    samples = samples_of(scraped(api))
+    assert samples["admin_sync_items_total", "tenant", "success"] == 1
+    assert samples["admin_sync_hub_requests_total", "tenant"] == 0
