@@ -11,12 +11,13 @@ from typing import Annotated, Final
 import uvicorn
 from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import get_current_settings
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.exceptions import HTTPException
 
 from deployments.api_models import (
@@ -32,6 +33,7 @@ from deployments.api_models import (
     SyncRequest,
     error_responses,
 )
+from deployments.metrics import SyncMetrics
 from deployments.sync_deployment import PrefectUnavailable, SyncDeployment
 from flows.admin_sync import admin_sync
 from flows.state_mirror import mirror_run, open_run_of
@@ -97,12 +99,13 @@ _FINISHED: Final = ApiError(
     HTTPStatus.CONFLICT, "RUN_FINISHED", "The run has ended: there is nothing left to cancel"
 )
 
+_bearer: Final = Depends(HTTPBearer(auto_error=False, description="ADMIN_API_TOKEN, if set"))
 _start_lock: Final = asyncio.Lock()
 _syncs = APIRouter(
     prefix="/api/admin/sync",
     tags=["sync"],
     responses=error_responses(_UNAUTHORIZED, _INVALID, _UNAVAILABLE),
-    dependencies=[Depends(HTTPBearer(auto_error=False, description="ADMIN_API_TOKEN, if set"))],
+    dependencies=[_bearer],
 )
 _state = APIRouter(tags=["state"])
 
@@ -198,6 +201,20 @@ async def health(deployment: Deployment, response: Response) -> Health:
     if not is_well:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
     return Health(ok=is_well, mongodb=mongodb, prefect=prefect, hub=hub)
+
+
+@_state.get(
+    "/api/metrics",
+    summary="Tell Prometheus what became of the syncs",
+    response_class=PlainTextResponse,
+    responses=error_responses(_UNAUTHORIZED, _UNAVAILABLE),
+    dependencies=[_bearer],
+)
+def metrics(history: History) -> Response:
+    """Items, requests to Stage 1 and runs, in the text format of Prometheus."""
+    return Response(
+        generate_latest(SyncMetrics(history)), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
+    )
 
 
 async def _checked(check: Awaitable[str], variable: str) -> PartHealth:

@@ -1,7 +1,9 @@
 """AuditTrail: the only module that writes `sync_runs` and `sync_steps`."""
 
 import logging
+import math
 import threading
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -167,6 +169,31 @@ class Decisions:
             self.would_send + other.would_send,
             self.first or other.first,
         )
+
+
+REQUEST_BOUNDS_MS: Final = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, math.inf)
+"""Upper bounds of the buckets that requests are counted in, in milliseconds."""
+REQUEST_BUCKETS: Final = tuple(f"{bound:g}" for bound in REQUEST_BOUNDS_MS)
+"""What the buckets are called in `sync_runs`."""
+
+
+@dataclass(frozen=True)
+class RequestTimes:
+    """How long requests to Stage 1 took: how many, seconds in all, and how many a bucket.
+
+    Each request is counted in one of `buckets`, the first of `REQUEST_BOUNDS_MS` that holds it.
+    """
+
+    count: int = 0
+    seconds: float = 0.0
+    buckets: tuple[int, ...] = (0,) * len(REQUEST_BOUNDS_MS)
+
+    @classmethod
+    def of(cls, durations_ms: Sequence[float]) -> "RequestTimes":
+        """Return what requests of that many milliseconds come to."""
+        filled = Counter(bisect_left(REQUEST_BOUNDS_MS, duration) for duration in durations_ms)
+        buckets = tuple(filled[index] for index in range(len(REQUEST_BOUNDS_MS)))
+        return cls(len(durations_ms), sum(durations_ms) / 1000, buckets)
 
 
 @dataclass(frozen=True)
@@ -380,6 +407,26 @@ class AuditTrail:
     def decide(self, run_id: RunId, entity_type: str, decisions: Decisions) -> None:
         """Say what a stage has left alone."""
         self._change_stage(run_id, entity_type, asdict(decisions))
+
+    def count_requests(self, run_id: RunId, entity_type: str, times: RequestTimes) -> None:
+        """Add requests to those of a stage: a measure, not worth waiting for nor failing for."""
+        if not times.count:
+            return
+        filled = {
+            f"buckets.{name}": requests
+            for name, requests in zip(REQUEST_BUCKETS, times.buckets, strict=True)
+            if requests
+        }
+        added = {"count": times.count, "seconds": times.seconds, **filled}
+        try:
+            self._runs.with_options(write_concern=_SOON).update_one(
+                {"_id": run_id, "stages.entity_type": entity_type},
+                {"$inc": {f"stages.$.requests.{name}": value for name, value in added.items()}},
+            )
+        except PyMongoError as error:
+            _logger.warning(
+                "%d requests are missing in the metrics: %s", times.count, type(error).__name__
+            )
 
     @translating_errors
     @patiently
@@ -609,6 +656,7 @@ def audit_trail(settings: MongoSettings) -> AuditTrail:
 
 _DURABLE: Final = WriteConcern(w="majority", j=True)
 """What is on record outlives a MongoDB that is killed, and a primary that is lost."""
+_SOON: Final = WriteConcern(w=1, j=False)
 _STEP_IDENTITY: Final = [
     ("run_id", ASCENDING),
     ("entity_type", ASCENDING),

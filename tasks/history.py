@@ -1,6 +1,7 @@
 """RunHistory: reads the audit trail, as its doors show it; never writes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Final, Generic, TypeVar
@@ -19,7 +20,15 @@ from pydantic import (
 from pymongo import ASCENDING, DESCENDING
 from pymongo.database import Database
 
-from tasks.audit import RunId, RunStatus, StepState, SyncMode
+from tasks.audit import (
+    REQUEST_BUCKETS,
+    RequestTimes,
+    RunId,
+    RunStatus,
+    StepState,
+    SyncMode,
+    Totals,
+)
 from tasks.entities import label_of
 from tasks.errors import ErrorClass
 from tasks.mongo import Document, Patience, database, patience_with, patiently, translating_errors
@@ -154,6 +163,18 @@ class StepRecord(_Record):
         return label_of(self.natural_key, self.source_id)
 
 
+@dataclass(frozen=True)
+class EntityFigures:
+    """What all runs that were no dry runs have come to for one entity type.
+
+    `last_success` is when a stage last ended with every item in; None if none ever did.
+    """
+
+    items: Totals = field(default_factory=Totals)
+    requests: RequestTimes = field(default_factory=RequestTimes)
+    last_success: datetime | None = None
+
+
 class Page(BaseModel, Generic[RecordType]):
     """A page of a longer list: `total` is the length of the list."""
 
@@ -268,6 +289,25 @@ class RunHistory:
         """Count the steps that a stage has by now."""
         return self._steps.count_documents({"run_id": run_id, "entity_type": entity_type})
 
+    @translating_errors
+    def figures(self) -> dict[str, EntityFigures]:
+        """Sum up the stages of all runs by entity type; from `sync_runs`, which never expire."""
+        groups = self._runs.aggregate(
+            [
+                {"$match": {"dry_run": {"$ne": True}}},
+                {"$unwind": "$stages"},
+                {"$group": _FIGURES_BY_TYPE},
+            ]
+        )
+        return {group["_id"]: _entity_figures(group) for group in groups}
+
+    @translating_errors
+    def runs_by_status(self) -> dict[RunStatus, int]:
+        """Count all runs, dry ones too; every status is there."""
+        groups = self._runs.aggregate([{"$group": {"_id": "$status", "runs": {"$sum": 1}}}])
+        found = {group["_id"]: group["runs"] for group in groups}
+        return {status: found.get(status.value, 0) for status in RunStatus}
+
     def _run_records(self, match: Document, limit: int, skip: int = 0) -> list[RunRecord]:
         found = self._runs.find(match).sort(_NEWEST_FIRST).skip(skip).limit(limit)
         return [RunRecord.model_validate(document) for document in found]
@@ -291,6 +331,23 @@ _NO_LIMIT: Final = 0
 _UNSUCCESSFUL: Final = [
     status.value for status in RunStatus if status.is_terminal and status is not RunStatus.SUCCESS
 ]
+_HAS_SUCCEEDED: Final = {"$eq": ["$stages.status", RunStatus.SUCCESS.value]}
+_FIGURES_BY_TYPE: Final[Document] = {
+    "_id": "$stages.entity_type",
+    **{name: {"$sum": f"$stages.{name}"} for name in ("success", "failed", "skipped", "unchanged")},
+    **{name: {"$sum": f"$stages.requests.{name}"} for name in ("count", "seconds")},
+    **{name: {"$sum": f"$stages.requests.buckets.{name}"} for name in REQUEST_BUCKETS},
+    "last_success": {"$max": {"$cond": [_HAS_SUCCEEDED, "$stages.finished_at", None]}},
+}
+
+
+def _entity_figures(group: Document) -> EntityFigures:
+    buckets = tuple(group[name] for name in REQUEST_BUCKETS)
+    return EntityFigures(
+        Totals(group["success"], group["failed"], group["skipped"], group["unchanged"]),
+        RequestTimes(group["count"], group["seconds"], buckets),
+        group["last_success"],
+    )
 
 
 def _run_record(document: Document | None) -> RunRecord | None:

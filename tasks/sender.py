@@ -15,6 +15,7 @@ from tasks.audit import (
     AuditTrail,
     Decisions,
     PriorStep,
+    RequestTimes,
     RunAttempt,
     RunId,
     Step,
@@ -129,6 +130,7 @@ class Sender:
         if is_retry:
             self.audit.flush()
         result = BatchResult()
+        durations_ms: list[float] = []
         with nullcontext() if self.is_dry_run else self.slots.held(self.gate.is_open):
             prior_steps = self._prior_steps(batch)
             for item in self._read(batch):
@@ -138,16 +140,16 @@ class Sender:
                 elif isinstance(item, Known):
                     result = result.with_decision(Decisions(unchanged=1))
                 elif isinstance(item, Item) and (parent := self._failed_parent(item)):
-                    reason = f"not sent: {parent} failed in this run"
-                    error = ItemError(PARENT_FAILED, reason, ErrorClass.SKIPPED)
-                    result = result.with_item(self._record(item, error, task_run_id=task_run_id))
+                    result = result.with_item(self._skip_orphan(item, parent, task_run_id))
                 elif self.is_dry_run and isinstance(item, Item):
                     result = result.with_decision(Decisions(would_send=1, first=item.natural_key))
                 elif is_retry and prior and not self.retry_budget.take_retry():
                     result = result.with_item(prior.error, is_final=True)
                 else:
-                    result = result.with_item(self._send_item(item, prior, task_run_id))
+                    sent = self._send_item(item, prior, task_run_id, durations_ms)
+                    result = result.with_item(sent)
         self.audit.flush()
+        self.audit.count_requests(self.run_id, batch.entity_type, RequestTimes.of(durations_ms))
         return replace(result, to_retry=0) if self.gate.closed_because else result
 
     def settle(
@@ -236,7 +238,11 @@ class Sender:
         return self.audit.prior_steps(self.run_id, batch.entity_type, batch.start, batch.end)
 
     def _send_item(
-        self, item: Item | InvalidItem, prior: PriorStep | None, task_run_id: str
+        self,
+        item: Item | InvalidItem,
+        prior: PriorStep | None,
+        task_run_id: str,
+        durations_ms: list[float],
     ) -> ItemError | None:
         if isinstance(item, InvalidItem):
             error = ItemError(VALIDATION_ERROR, item.fault, ErrorClass.PERMANENT)
@@ -245,6 +251,7 @@ class Sender:
         if isinstance(passage, StopReason):
             return prior.error if prior else self._skip(item, passage, task_run_id)
         outcome = self._upsert(item, passage)
+        durations_ms.append(outcome.duration_ms)
         return self._record(
             item,
             outcome.error,
@@ -257,6 +264,11 @@ class Sender:
 
     def _skip(self, item: Item, reason: StopReason, task_run_id: str) -> ItemError | None:
         error = ItemError(reason.code, f"not sent: {reason.message}", ErrorClass.SKIPPED)
+        return self._record(item, error, task_run_id=task_run_id)
+
+    def _skip_orphan(self, item: Item, parent: str, task_run_id: str) -> ItemError | None:
+        reason = f"not sent: {parent} failed in this run"
+        error = ItemError(PARENT_FAILED, reason, ErrorClass.SKIPPED)
         return self._record(item, error, task_run_id=task_run_id)
 
     def _upsert(self, item: Item, passage: Passage) -> UpsertOutcome:

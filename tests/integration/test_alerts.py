@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -93,9 +94,14 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def deployed(receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prefect-of-alerts")
+
+
+@pytest.fixture(scope="module")
+def deployed(receiver: Receiver, home: Path) -> Iterator[str]:
     """A Prefect server of its own: its alerts must not be those of other tests."""
-    with local_prefect_server(tmp_path_factory.mktemp("prefect-of-alerts")) as url:
+    with local_prefect_server(home) as url:
         deploy(url, ADMIN_ALERT_WEBHOOK_URL=receiver.url)
         with temporary_settings({PREFECT_API_URL: url}):
             yield url
@@ -166,13 +172,18 @@ def test_each_bad_ending_is_one_alert(
 
 
 def test_the_webhooks_address_is_a_secret_in_prefect(
-    api: SyncPrefectClient, receiver: Receiver
+    api: SyncPrefectClient, receiver: Receiver, home: Path
 ) -> None:
+    a_run(api, "one more alert", Crashed())
+    wait_until(lambda: receiver.about("one more alert"))
     (alerts,) = api.read_automations_by_name(ALERTS)
     assert MARKED_PATH not in alerts.model_dump_json()
     for include_secrets in (False, True):
         block = api.read_block_document_by_name(ALERT_BLOCK, "webhook", include_secrets)
         assert (block.data["url"] == receiver.url) is include_secrets
+    written = [path for path in home.rglob("*") if path.is_file()]
+    assert {"prefect.db", "server.log"} <= {path.name for path in written}
+    assert [path for path in written if MARKED_PATH.encode() in path.read_bytes()] == []
 
 
 @pytest.fixture
