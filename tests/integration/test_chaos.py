@@ -20,21 +20,16 @@ def parts() -> Iterator[Parts]:
         yield parts
 
 
-def test_servers_that_stall_go_down_and_are_killed(parts: Parts) -> None:
+def test_servers_that_stall_and_die_and_the_flow_run_in_the_end(parts: Parts) -> None:
     strikes = (
         Strike(Event.HUB_STALLED, at_request=20, seconds=1),
-        Strike(Event.PREFECT_STALLED, at_request=50, seconds=1),
-        Strike(Event.MONGOD_KILLED, at_request=80, seconds=1),
-        Strike(Event.MONGOD_STALLED, at_request=110, seconds=1),
-        Strike(Event.PREFECT_KILLED, at_request=140, seconds=0),
-        Strike(Event.HUB_DOWN, at_request=160, seconds=1),
+        Strike(Event.PREFECT_STALLED, at_request=45, seconds=1),
+        Strike(Event.MONGOD_KILLED, at_request=70, seconds=1),
+        Strike(Event.MONGOD_STALLED, at_request=95, seconds=1),
+        Strike(Event.PREFECT_KILLED, at_request=120, seconds=0),
+        Strike(Event.HUB_DOWN, at_request=145, seconds=1),
+        Strike(Event.FLOW_RUN_KILLED, at_request=170, seconds=0),
     )
-    played = play(parts, RoundPlan(4, ITEMS, strikes, FollowUp.NEXT_RUN))
-    assert played.violations == ()
-
-
-def test_a_flow_run_that_is_killed_and_goes_on(parts: Parts) -> None:
-    strikes = (Strike(Event.FLOW_RUN_KILLED, at_request=100, seconds=0),)
     played = play(parts, RoundPlan(5, ITEMS, strikes, FollowUp.RESUME))
     assert played.violations == ()
 

@@ -24,7 +24,10 @@ _console: Final = Console(
 
 
 def main() -> int:
-    """Play the rounds, print and write what came of them; 1 when something was not as it must."""
+    """Play the rounds, print and write what came of them; 1 when something was not as it must.
+
+    Ctrl-C ends it with 130; what has been played by then is told.
+    """
     arguments = _arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     rounds: list[Round] = []
@@ -35,6 +38,8 @@ def main() -> int:
     except StartFailed as failure:
         _console.print(str(failure), style="red", markup=False)
         return 1
+    except KeyboardInterrupt:
+        return 130
     finally:
         print_report(rounds, _console)
         write_json(rounds, arguments.json)

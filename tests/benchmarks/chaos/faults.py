@@ -24,6 +24,10 @@ class Fault(StrEnum):
     SLOW = auto()
 
 
+_EVER: Final = [fault for fault in Fault if fault is not Fault.GARBAGE]
+"""Garbage is an error for good: were it not for first attempts only, no three runs would do."""
+
+
 @dataclass(frozen=True)
 class Treatment:
     """What becomes of one attempt; without a fault it is answered as usual, at once."""
@@ -44,6 +48,6 @@ class FaultPlan:
         dice = Random(f"{self.seed}|{request_id}|{attempt}")
         if dice.random() >= FAULTY_SHARE:
             return Treatment()
-        fault = dice.choice(list(Fault))
+        fault = dice.choice(_EVER if attempt > 1 else list(Fault))
         is_slow = fault is Fault.SLOW
         return Treatment(fault, dice.uniform(*_SLOWEST) * self.timeout_seconds if is_slow else 0.0)
