@@ -10,14 +10,16 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import psutil
 import pytest
 from playwright.sync_api import Page
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from pymongo import MongoClient
 
 from tests.browser import chromium
 from tests.integration.test_api import error_of, serving
-from tests.integration.world import SyncRun, World
+from tests.integration.world import Hub, SyncRun, World
 
 DATABASE = "intruders_test"
 FOREIGN_SITE = "http://127.0.0.1:9"
@@ -167,6 +169,28 @@ def test_what_the_hub_says_is_no_markup_in_the_dashboard(
             page.get_by_text(says).first.wait_for(timeout=30_000)
             links = page.evaluate("[...document.links].map(link => link.href)")
             assert not [url for url in links + asked if "evil" in url or FOREIGN_SITE in url]
+
+
+def test_what_the_scripts_start_listens_on_loopback_only(
+    open_api: str, prefect_api_url: str, mongodb_uri: str, hub: Hub
+) -> None:
+    ports = {httpx.URL(url).port for url in (open_api, prefect_api_url, mongodb_uri, hub.base_url)}
+    listening = [
+        connection.laddr
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port in ports
+    ]
+    assert sorted(listening) == [("127.0.0.1", port) for port in sorted(ports)]
+
+
+def test_an_unforeseen_error_tells_nothing_of_itself(open_api: str, mongodb_uri: str) -> None:
+    with MongoClient(mongodb_uri) as client:
+        runs = client[DATABASE].sync_runs
+        no_run = runs.insert_one({"status": "marked", "started_at": "marked"}).inserted_id
+        response = httpx.get(f"{open_api}/admin/sync/runs")
+        runs.delete_one({"_id": no_run})
+    assert error_of(response) == (500, "INTERNAL_ERROR")
+    assert "marked" not in response.text
 
 
 def test_the_api_s_log_and_answers_name_no_credentials(tmp_path: Path) -> None:
