@@ -33,6 +33,7 @@ from deployments.api_models import (
     SyncRequest,
     error_responses,
 )
+from deployments.browser_requests import FOREIGN_PAGE, browser_guard
 from deployments.metrics import SyncMetrics
 from deployments.sync_deployment import PrefectUnavailable, SyncDeployment
 from flows.admin_sync import admin_sync
@@ -114,7 +115,7 @@ _state = APIRouter(tags=["state"])
     "/run",
     status_code=HTTPStatus.ACCEPTED,
     summary="Start a sync",
-    responses=error_responses(_RUNNING, _UNREADABLE),
+    responses=error_responses(_RUNNING, _UNREADABLE, FOREIGN_PAGE),
 )
 async def start_sync(
     deployment: Deployment, audit: Audit, asked: Annotated[SyncRequest | None, Body()] = None
@@ -168,7 +169,7 @@ def list_steps(
     "/runs/{run_id}/cancel",
     status_code=HTTPStatus.ACCEPTED,
     summary="Cancel a sync",
-    responses=error_responses(_NO_SUCH_RUN, _FINISHED),
+    responses=error_responses(_NO_SUCH_RUN, _FINISHED, FOREIGN_PAGE),
 )
 async def cancel_sync(deployment: Deployment, history: History, run_id: RunKey) -> RunCancelled:
     """Have Prefect end a sync and answer at once; what was sent stays on record."""
@@ -283,6 +284,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     _tell_errors_in_one_shape(app)
     if settings.token is not None:
         _require_token(app, f"Bearer {settings.token.get_secret_value()}".encode())
+    else:
+        _guard_from_other_sites(app, settings.host)
     return app
 
 
@@ -297,6 +300,17 @@ def _require_token(app: FastAPI, expected: bytes) -> None:
         response = _error_response(_UNAUTHORIZED)
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
+
+
+def _guard_from_other_sites(app: FastAPI, host: str) -> None:
+    refusal_of = browser_guard(host)
+
+    @app.middleware("http")
+    async def guard(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        refusal = refusal_of(request)
+        return _error_response(refusal) if refusal else await call_next(request)
 
 
 def _tell_errors_in_one_shape(app: FastAPI) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -28,6 +29,10 @@ FAULTS_SHOWN: Final = 10_000
 PROGRESS_SECONDS: Final = 2.0
 """How often the progress of a stage is told."""
 _TRIGGER_LENGTH: Final = 60
+_MARKUP: Final = re.compile(
+    r"[\\`*\[\]<&~@] | (?<!\w)_ | _(?!\w) | :(?=//) | (?<=www)\.", re.IGNORECASE | re.VERBOSE
+)
+"""What makes emphasis, links, images and HTML of a text that is taken for Markdown."""
 
 
 def name_of_run(options: RunOptions) -> str:
@@ -197,12 +202,17 @@ def _publish(
     table = ArtifactCreate(
         type="table",
         key=key,
-        description=description,
-        data=json.dumps(rows),
+        description=_literal(description),
+        data=json.dumps([{name: _literal(cell) for name, cell in row.items()} for row in rows]),
         flow_run_id=flow_run.id,
     )
     with get_client(sync_client=True) as client:
         client.create_artifact(table)
+
+
+def _literal(cell: Any) -> Any:
+    """Let the dashboard, which takes texts of an artifact for Markdown, show them as they are."""
+    return _MARKUP.sub(r"\\\g<0>", cell) if isinstance(cell, str) else cell
 
 
 def _summary_rows(run: RunRecord) -> Iterator[dict[str, Any]]:

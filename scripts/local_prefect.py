@@ -32,6 +32,8 @@ _SERVER_SETTINGS: Final = {
         "prefect.server.concurrency.lease_storage.filesystem"
     ),
     "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "2",
+    # Else a web page may do here what an operator may, without seeing the answers.
+    "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "DO_NOT_TRACK": "1",
@@ -55,7 +57,7 @@ def local_prefect_server(home: Path, port: int | None = None) -> Iterator[str]:
         [*command, "--host", LOCALHOST, "--port", str(port)],
         name="The Prefect server",
         ready=lambda: answers(f"{api_url}/health", within_seconds=2),
-        env=_environment(home, api_url),
+        env=_environment(home, port, api_url),
         log_path=home / "server.log",
         timeout_seconds=90.0,
         cwd=home,
@@ -63,14 +65,20 @@ def local_prefect_server(home: Path, port: int | None = None) -> Iterator[str]:
         yield api_url
 
 
-def _environment(home: Path, api_url: str) -> dict[str, str]:
+def _environment(home: Path, port: int, api_url: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in _CLIENT_SETTINGS}
     return {
         **inherited,
         **_SERVER_SETTINGS,
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_UI_API_URL": api_url,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": _own_origins(port),
     }
+
+
+def _own_origins(port: int) -> str:
+    """Return the dashboard's origins; by default Prefect lets every web page see the answers."""
+    return f"http://{LOCALHOST}:{port},http://localhost:{port}"
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ has overtaken, the server answers 503, and its client tries again two seconds la
 (PrefectHQ/prefect issue 18934). Here each begins as the writer that it will be.
 """
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -41,6 +42,8 @@ def main() -> None:
     connection_url = get_current_settings().server.database.connection_url
     assert connection_url is not None
     set_database_config(patient_configuration(connection_url.get_secret_value()))
+    # It logs whole URLs, and that of the alerts' webhook is secret.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     app()
 
 

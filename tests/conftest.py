@@ -22,6 +22,7 @@ os.environ["DO_NOT_TRACK"] = "1"
 _TOGETHER = {
     "tests/integration/test_api.py": "one API and its Prefect server",
     "tests/integration/test_alerts.py": "one Prefect server with alerts",
+    "tests/integration/test_intruders.py": "one API without a token",
     "tests/integration/test_chaos.py": "one set of parts that are killed",
     "tests/e2e/test_doors.py": "one ./scripts/serve",
     "tests/e2e/test_dashboard.py": "one ./scripts/serve with a browser",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from prefect.client.base import PrefectHttpxSyncClient
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class PrefectRecord:
 
 def record_of(api_url: str, flow_run_id: str, *, client_retries: int) -> PrefectRecord:
     """Read a flow run and count the task runs of its stages."""
-    with httpx.Client(base_url=api_url, timeout=30) as api:
+    with PrefectHttpxSyncClient(base_url=api_url, timeout=30, enable_csrf_support=True) as api:
         flow_run = api.get(f"flow_runs/{flow_run_id}").raise_for_status().json()
         stages = _of_flow_runs(
             api, "flow_runs/filter", {"parent_flow_run_id": _any_of(flow_run_id)}

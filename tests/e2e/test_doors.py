@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.e2e.checkout import Served
 from tests.integration.world import wait_until
@@ -34,21 +36,30 @@ def started_by_command_line(served: Served, deployment: str = "admin-sync/full")
     return found.group(1)
 
 
+def asked_of_prefect(served: Served, path: str, **body: Any) -> Any:
+    with (
+        temporary_settings({PREFECT_API_URL: f"{served.dashboard_url}/api"}),
+        get_client(sync_client=True) as client,
+    ):
+        return client.request("POST", path, json=body).json()
+
+
 def artifacts_of(served: Served, flow_run_id: str) -> dict[str, Any]:
     """Data of a flow run's artifacts, by key."""
-    response = httpx.post(
-        f"{served.dashboard_url}/api/artifacts/filter",
-        json={"flow_runs": {"id": {"any_": [flow_run_id]}}},
+    artifacts = asked_of_prefect(
+        served, "/artifacts/filter", flow_runs={"id": {"any_": [flow_run_id]}}
     )
-    return {artifact["key"]: artifact["data"] for artifact in response.json()}
+    return {artifact["key"]: artifact["data"] for artifact in artifacts}
 
 
 def logs_of(served: Served, flow_run_id: str) -> list[str]:
-    response = httpx.post(
-        f"{served.dashboard_url}/api/logs/filter",
-        json={"logs": {"flow_run_id": {"any_": [flow_run_id]}}, "sort": "TIMESTAMP_ASC"},
+    logs = asked_of_prefect(
+        served,
+        "/logs/filter",
+        logs={"flow_run_id": {"any_": [flow_run_id]}},
+        sort="TIMESTAMP_ASC",
     )
-    return [log["message"] for log in response.json()]
+    return [log["message"] for log in logs]
 
 
 def test_the_command_line_starts_a_sync_and_tells_how_it_ended(served: Served) -> None:
@@ -82,7 +93,7 @@ def test_one_stage_alone(served: Served) -> None:
 @pytest.mark.parametrize("wrong", ['entities=["tenants"]', "entities=[]", 'entities="tenant"'])
 def test_wrong_parameters_are_refused_before_a_run_is_made(served: Served, wrong: str) -> None:
     def count() -> int:
-        counted: int = httpx.post(f"{served.dashboard_url}/api/flow_runs/count").json()
+        counted: int = asked_of_prefect(served, "/flow_runs/count")
         return counted
 
     before = count()

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 from distributed import Client
 from prefect.client.orchestration import get_client
 
+from flows.task_runners import stage_runner
 from scripts.local_process import free_port, running
+from tasks.settings import read_settings
 from tasks.slots import LIMIT_NAME
 from tests.integration.world import REPOSITORY, World, stage_runs, task_runs
 
@@ -162,3 +165,17 @@ def test_without_a_scheduler_the_run_has_a_cluster_of_its_own(
 
     assert run.document["totals"] == {"total": 2, "success": 2, "failed": 0, "skipped": 0}
     assert all(step["task_run_id"] for step in run.steps)
+
+
+@pytest.mark.usefixtures("world")
+def test_a_cluster_of_its_own_listens_on_loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADMIN_TASK_RUNNER", "dask")
+    with stage_runner(read_settings()):
+        this = psutil.Process()
+        listening = {
+            connection.laddr.ip
+            for process in (this, *this.children(recursive=True))
+            for connection in process.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
+    assert listening == {"127.0.0.1"}

@@ -1,18 +1,59 @@
-"""Secrets are nowhere: not in Prefect's database, not in a log, not in MongoDB."""
+"""Secrets are nowhere: not in Prefect, in a log, in MongoDB, or in the list of processes."""
 
+import json
 import os
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 import bson
+import httpx
+import psutil
 import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pymongo import MongoClient
 
-from tests.integration.world import HUB_TOKEN, REPOSITORY, World
+from scripts.local_prefect import local_prefect_server
+from scripts.local_process import free_port
+from tests.integration.served import process
+from tests.integration.test_alerts import MARKED_PATH, Receiver, deploy, receiving
+from tests.integration.test_api import serving
+from tests.integration.world import HUB_TOKEN, REPOSITORY, Document, World, wait_until
 
-PASSWORD = "marked-mongodb-password"
-SECRETS = (HUB_TOKEN.encode(), PASSWORD.encode())
+PASSWORD = "marked/mongodb:password"
+API_TOKEN = "marked-api-token-2e77"
+BEARER = {"Authorization": f"Bearer {API_TOKEN}"}
+WRONG_BEARER = {"Authorization": f"Bearer {API_TOKEN} but wrong"}
+SECRETS = [
+    secret.encode()
+    for secret in (HUB_TOKEN, PASSWORD, quote(PASSWORD, safe=""), API_TOKEN, MARKED_PATH)
+]
+AT_DEBUG = {
+    "PREFECT_DEBUG_MODE": "true",
+    "PREFECT_LOGGING_LEVEL": "DEBUG",
+    "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "httpx,httpcore,pymongo",
+}
+SERVER_AT_DEBUG = {
+    "PREFECT_LOGGING_LEVEL": "DEBUG",
+    "PREFECT_SERVER_LOGGING_LEVEL": "DEBUG",
+    # At DEBUG its SQLite driver alone makes it too slow.
+    "PREFECT_LOGGING_ROOT_LEVEL": "INFO",
+}
+PREFECT_ANSWERS = (
+    *("artifacts", "automations", "block_documents", "block_schemas", "deployments", "events"),
+    *("flow_runs", "flows", "logs", "task_runs", "variables", "work_pools"),
+    *("concurrency_limits", "v2/concurrency_limits"),
+)
+
+
+def found_in(content: bytes) -> list[bytes]:
+    return [secret for secret in SECRETS if secret in content]
 
 
 @pytest.fixture
@@ -20,16 +61,15 @@ def uri_with_password(mongodb_uri: str) -> str:
     with MongoClient(mongodb_uri) as client:
         client.admin.command("dropAllUsersFromDatabase")
         client.admin.command("createUser", "operator", pwd=PASSWORD, roles=["root"])
-    return mongodb_uri.replace("mongodb://", f"mongodb://operator:{PASSWORD}@")
+    return with_password(mongodb_uri, PASSWORD)
 
 
-def found_in(content: bytes) -> list[bytes]:
-    return [secret for secret in SECRETS if secret in content]
+def with_password(uri: str, password: str) -> str:
+    return uri.replace("mongodb://", f"mongodb://operator:{quote(password, safe='')}@")
 
 
-def test_a_failing_sync_at_debug_level_leaves_no_secret(
-    world: World, uri_with_password: str, prefect_home: Path
-) -> None:
+def add_what_fails(world: World) -> None:
+    """Seven items, none of which gets in, and a hub that tells the token back."""
     world.add_seed()
     world.add("tenant", {"id": "bad", "version": 1}, {"id": "echo", "name": "E", "version": 1})
     echo = f"you sent Authorization: Bearer {HUB_TOKEN}"
@@ -40,17 +80,47 @@ def test_a_failing_sync_at_debug_level_leaves_no_secret(
         {"entity_type": "domain", "garbage": True},
         {"entity_type": "branding", "code": "INVALID_TOKEN", "message": echo},
     )
+
+
+def assert_nothing_in_mongodb(uri: str) -> None:
+    with MongoClient[Document](uri) as client:
+        for database_name in client.list_database_names():
+            for collection in client[database_name].list_collection_names():
+                for document in client[database_name][collection].find():
+                    assert found_in(bson.encode(document)) == [], f"{database_name}.{collection}"
+
+
+def assert_nothing_in_files(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert found_in(path.read_bytes()) == [], path
+
+
+def assert_nothing_in_rows(database: Path) -> None:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        for row in connection.iterdump():
+            assert found_in(row.encode()) == [], row
+
+
+def assert_nothing_in_answers(client: SyncPrefectClient) -> None:
+    for kind in PREFECT_ANSWERS:
+        answer = client.request("POST", f"/{kind}/filter", json={})
+        assert found_in(answer.content) == [], kind
+
+
+def test_a_failing_sync_at_debug_level_leaves_no_secret(
+    world: World, uri_with_password: str, prefect_home: Path
+) -> None:
+    add_what_fails(world)
     sync = subprocess.run(
         [sys.executable, "-m", "scripts.sync_now"],
         cwd=REPOSITORY,
         env={
             **os.environ,
             **world.environment,
+            **AT_DEBUG,
             "MONGODB_URI": uri_with_password,
             "ADMIN_RETRY_MAX": "1",
-            "PREFECT_LOGGING_LEVEL": "DEBUG",
-            "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG",
-            "PREFECT_DEBUG_MODE": "true",
         },
         capture_output=True,
         check=False,
@@ -62,14 +132,121 @@ def test_a_failing_sync_at_debug_level_leaves_no_secret(
     (run,) = world.database.sync_runs.find()
     assert run["status"] == "failed"
     assert run["totals"]["total"] == 7
-    for collection in (world.database.sync_runs, world.database.sync_steps):
-        for document in collection.find():
-            assert found_in(bson.encode(document)) == []
+    assert_nothing_in_mongodb(uri_with_password)
 
     flow_run_id = run["flow_run_id"].encode()
     files = [path.read_bytes() for path in prefect_home.rglob("*") if path.is_file()]
     assert any(flow_run_id in content for content in files)
-    assert [found_in(content) for content in files if found_in(content)] == []
+    assert_nothing_in_files(prefect_home)
+
+
+@pytest.fixture
+def alerted() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+def set_all(environment: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for variable, value in variables.items():
+        environment.setenv(variable, value)
+
+
+@pytest.fixture
+def _all_is_marked(
+    world: World,
+    uri_with_password: str,
+    alerted: Receiver,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[None]:
+    """A Prefect server of its own with deployments and alerts, all secrets marked, all at DEBUG."""
+    set_all(monkeypatch, SERVER_AT_DEBUG)
+    with (
+        local_prefect_server(tmp_path / "prefect") as url,
+        temporary_settings({PREFECT_API_URL: url}),
+    ):
+        world.environment |= {
+            **AT_DEBUG,
+            "MONGODB_URI": uri_with_password,
+            "PREFECT_API_URL": url,
+            "PREFECT_HOME": str(tmp_path / "prefect-of-clients"),
+            "ADMIN_RETRY_MAX": "1",
+        }
+        set_all(monkeypatch, world.environment)
+        deploy(url, ADMIN_ALERT_WEBHOOK_URL=alerted.url)
+        yield
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.usefixtures("_all_is_marked")
+def test_a_failing_run_of_a_worker_at_debug_level_leaves_no_secret(
+    world: World, alerted: Receiver, uri_with_password: str, tmp_path: Path
+) -> None:
+    add_what_fails(world)
+    worker = ("prefect", "worker", "start", "--pool", "backoffice")
+    processes: set[str] = set()
+
+    def ended() -> Document | None:
+        processes.update(command_lines())
+        return world.database.sync_runs.find_one({"finished_at": {"$ne": None}})
+
+    with (
+        process(world, *worker, log_path=tmp_path / "worker.log"),
+        serving(tmp_path / "api.log", ADMIN_API_TOKEN=API_TOKEN) as api_url,
+        get_client(sync_client=True) as prefect,
+    ):
+        assert httpx.post(f"{api_url}/admin/sync/run", headers=WRONG_BEARER).status_code == 401
+        started = httpx.post(f"{api_url}/admin/sync/run", headers=BEARER, timeout=30)
+        assert started.status_code == 202
+        run = wait_until(ended)
+        for path in ("/health", "/admin/sync/runs", f"/admin/sync/runs/{run['_id']}/steps"):
+            answer = httpx.get(f"{api_url}{path}", headers=BEARER, timeout=30)
+            assert found_in(answer.content) == []
+        wait_until(lambda: alerted.bodies)
+        assert_nothing_in_answers(prefect)
+
+    assert (run["status"], run["totals"]["total"]) == ("failed", 7)
+    assert found_in(json.dumps(alerted.bodies).encode()) == []
+    assert any("worker start" in line for line in processes)
+    assert any("prefect.engine" in line or "prefect.flow_engine" in line for line in processes)
+    assert found_in("\n".join(processes).encode()) == []
+    worker_log = (tmp_path / "worker.log").read_text()
+    assert "httpcore" in worker_log
+    assert "pymongo" in worker_log
+    assert_nothing_in_files(tmp_path)
+    assert_nothing_in_rows(tmp_path / "prefect" / "prefect.db")
+    assert_nothing_in_mongodb(uri_with_password)
+
+
+def command_lines() -> Iterator[str]:
+    """Yield the command line of each process of this machine, as `ps` shows it to everybody."""
+    for each in psutil.process_iter(["cmdline"]):
+        yield " ".join(each.info["cmdline"] or ())
+
+
+@pytest.mark.usefixtures("uri_with_password")
+@pytest.mark.parametrize("command", ["scripts.sync_now", "scripts.history", "scripts.seed_source"])
+@pytest.mark.parametrize("fault", ["away", "wrong password"])
+def test_a_mongodb_that_lets_nobody_in_is_told_without_its_uri(
+    world: World, mongodb_uri: str, command: str, fault: str
+) -> None:
+    away = f"mongodb://127.0.0.1:{free_port()}"
+    uri = with_password(away if fault == "away" else mongodb_uri, f"{PASSWORD} but wrong")
+    told = subprocess.run(
+        [sys.executable, "-m", command],
+        cwd=REPOSITORY,
+        env={
+            **os.environ,
+            **world.environment,
+            **AT_DEBUG,
+            "MONGODB_URI": f"{uri}/?serverSelectionTimeoutMS=300",
+        },
+        capture_output=True,
+        check=False,
+    )
+    assert told.returncode != 0
+    assert b"MONGODB_URI" in told.stderr
+    assert found_in(told.stdout + told.stderr) == []
 
 
 def test_wrong_settings_are_told_without_their_values(world: World) -> None:

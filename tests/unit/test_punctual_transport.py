@@ -19,7 +19,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tasks.entities import ENTITY_TYPES, entity_type_named
+from tasks.hub_admin import HubAdminClient
 from tasks.punctual_transport import PunctualTransport
+from tasks.settings import read_settings
 
 TIMEOUT = 0.3
 SOON = 5.0
@@ -367,6 +370,22 @@ def test_a_certificate_that_nobody_vouches_for(server_tls: ssl.SSLContext) -> No
         pytest.raises(httpx.TransportError, match="certificate"),
     ):
         post(sender, f"https://127.0.0.1:{port}/")
+
+
+def test_stage_1_is_not_told_the_token_without_a_sound_certificate(
+    server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADMIN_SYNC_TOKEN", "token")
+    monkeypatch.setenv("MONGODB_URI", "mongodb://localhost")
+    with peer(succeeding, server_tls) as port:
+        for entity_type in ENTITY_TYPES:
+            monkeypatch.setenv(entity_type.url_variable, f"https://127.0.0.1:{port}/")
+        client = HubAdminClient(read_settings())
+        error = client.upsert(entity_type_named("tenant"), "0" * 32, {"id": "a"}).error
+        client.close()
+    assert error is not None
+    assert error.code == "CONNECTION_ERROR"
+    assert "certificate" in error.message
 
 
 def test_a_dripping_answer_over_https_is_over_in_time(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-import httpx
+from prefect.client.base import PrefectHttpxSyncClient
 
 from tests.benchmarks.chaos.parts import Parts, run_in_repository
 
@@ -32,7 +32,9 @@ class Operator:
 
     def __init__(self, parts: Parts) -> None:
         self._environment = parts.environment
-        self._api = httpx.Client(base_url=parts.prefect.part.address, timeout=_ANSWER_SECONDS)
+        self._api = PrefectHttpxSyncClient(
+            base_url=parts.prefect.part.address, timeout=_ANSWER_SECONDS, enable_csrf_support=True
+        )
 
     def close(self) -> None:
         self._api.close()
