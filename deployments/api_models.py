@@ -88,10 +88,15 @@ class SyncRequest(BaseModel):
         description="`full` sends every item, `changed` those that no run has confirmed yet.",
     )
     dry_run: bool = Field(default=False, description="Read, validate and decide; send nothing.")
+    skip_orphans: bool = Field(
+        default=False,
+        description="Do not send an item whose parent failed in this run with a permanent error.",
+    )
 
     def options(self, trigger: str) -> RunOptions:
         """Return what is asked of the run."""
-        return RunOptions(trigger, tuple(in_sync_order(self.entities)), self.mode, self.dry_run)
+        entities = tuple(in_sync_order(self.entities))
+        return RunOptions(trigger, entities, self.mode, self.dry_run, self.skip_orphans)
 
 
 class RunAccepted(BaseModel):

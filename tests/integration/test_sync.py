@@ -39,6 +39,7 @@ def test_the_seeds_five_documents(world: World) -> None:
     assert document["parameters"] == {
         "mode": "full",
         "dry_run": False,
+        "skip_orphans": False,
         "entities": ENTITY_NAMES,
         "trigger": "a test",
     }
