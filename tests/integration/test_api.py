@@ -337,7 +337,7 @@ def test_a_run_that_prefect_does_not_know_is_not_cancelled(api: Api) -> None:
 
 @pytest.mark.parametrize(
     ("run_id", "told"),
-    [(str(ObjectId()), (404, "NOT_FOUND")), ("x", (422, "VALIDATION_ERROR"))],
+    [("0" * 24, (404, "NOT_FOUND")), ("x", (422, "VALIDATION_ERROR"))],
 )
 def test_what_is_no_run_is_not_cancelled(api: Api, run_id: str, told: tuple[int, str]) -> None:
     assert error_of(api.post(f"/admin/sync/runs/{run_id}/cancel")) == told
