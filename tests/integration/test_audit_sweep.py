@@ -13,7 +13,7 @@ from prefect.states import Cancelling, Crashed, Pending, Running
 
 from flows.admin_sync import admin_sync
 from flows.audit_sweep import audit_sweep, end_dead_runs
-from tests.integration.served import process
+from tests.integration.served import forget_slots, process
 from tests.integration.world import Document, World, wait_until
 
 LONG_AGO = datetime.now(UTC) - timedelta(hours=1)
@@ -28,11 +28,11 @@ def killed_run(world: World, log_path: Path) -> Document:
     """Kill the process of a sync that nobody watches; return the run that it leaves."""
     world.add_tenants(100)
     world.hub.misbehave({"delay_ms": 100})
-    # It takes one slot with it, and leaves two to the tests that follow.
-    with process(world, "scripts.sync_now", log_path=log_path, ADMIN_CONCURRENCY="1") as sync:
+    with process(world, "scripts.sync_now", log_path=log_path) as sync:
         wait_until(world.database.sync_steps.find_one)
         sync.send_signal(signal.SIGKILL)
         sync.wait(30)
+    forget_slots()
     world.hub.misbehave()
     return the_run(world)
 

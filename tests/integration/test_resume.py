@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.integration.served import served
+from tests.integration.served import forget_slots, served
 from tests.integration.world import World, wait_until
 
 
@@ -45,11 +45,12 @@ def test_a_killed_run_goes_on_where_it_was(world: World, tmp_path: Path) -> None
     world.add_seed()
     keys = world.add_tenants(120)
     world.hub.misbehave({"delay_ms": 10})
-    with served(world, tmp_path / "serve.log", ADMIN_CONCURRENCY="1") as deployment:
+    with served(world, tmp_path / "serve.log") as deployment:
         flow_run_id = deployment.start()
         wait_until(lambda: len(world.hub.requests()) >= 60)
         deployment.kill()
         killed = deployment.ended(flow_run_id)
+        forget_slots()
         deployment.prefect("flow-run", "retry", str(flow_run_id))
         wait_until(lambda: deployment.flow_run(flow_run_id).run_count == 2)
         resumed = deployment.ended(flow_run_id)
