@@ -69,7 +69,8 @@ def own_mongod(tmp_path: Path) -> Iterator[OwnMongod]:
 
 @contextmanager
 def database_of(mongod: OwnMongod) -> Iterator[Database[dict[str, Any]]]:
-    with MongoClient(mongod.uri) as client:
+    # Journaled: what is put in outlives the kill that follows.
+    with MongoClient(mongod.uri, journal=True) as client:
         yield client["backoffice"]
 
 
