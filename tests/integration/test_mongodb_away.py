@@ -132,7 +132,8 @@ def test_a_mongod_that_is_killed_or_frozen_at_any_moment_and_comes_back(
 def test_retries_of_batches_outlast_the_patience(world: World, own_mongod: OwnMongod) -> None:
     world.hub.misbehave({"delay_ms": 40})
     impatient = "?serverSelectionTimeoutMS=300"
-    with syncing(world, own_mongod, impatient, ADMIN_RETRY_BASE_DELAY_MS="300") as sync:
+    retries = {"ADMIN_RETRY_BASE_DELAY_MS": "300", "ADMIN_RETRY_MAX": "7"}
+    with syncing(world, own_mongod, impatient, **retries) as sync:
         wait_for_requests(world, 40)
         own_mongod.kill()
         time.sleep(2)
