@@ -1,6 +1,7 @@
 """Ends runs whose process is gone: no run says `running` for ever, and none blocks the next."""
 
 import asyncio
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -107,9 +108,11 @@ def _suspect(run: UnfinishedRun, flow_run: FlowRun | None) -> _Suspect:
 
 
 def _age(flow_run: FlowRun) -> float:
-    """Return for how many seconds a flow run has been in its state."""
+    """Return for how many seconds a flow run has been in its state; an end is no sign of life."""
     state = flow_run.state
-    return (datetime.now(UTC) - state.timestamp).total_seconds() if state else 0.0
+    if state is None or state.is_final():
+        return math.inf
+    return (datetime.now(UTC) - state.timestamp).total_seconds()
 
 
 def _end_if_dead(prefect: SyncPrefectClient, suspect: _Suspect, silent_seconds: float) -> bool:

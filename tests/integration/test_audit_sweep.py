@@ -13,6 +13,8 @@ from prefect.states import Cancelling, Crashed, Pending, Running
 
 from flows.admin_sync import admin_sync
 from flows.audit_sweep import audit_sweep, end_dead_runs
+from tasks.audit import RunOptions, audit_trail
+from tasks.settings import read_mongo_settings
 from tests.integration.served import forget_slots, process
 from tests.integration.world import Document, World, wait_until
 
@@ -108,6 +110,16 @@ def test_a_run_that_prefect_forgot(world: World) -> None:
     forgotten = the_run(world, flow_run_id=run.document["flow_run_id"])
     assert forgotten["status"] == "crashed"
     assert "no record" in forgotten["message"]
+
+
+def test_a_run_that_prefect_has_just_found_dead(world: World) -> None:
+    flow_run_id = begin(Running())
+    trail = audit_trail(read_mongo_settings())
+    run_id = trail.open_run(flow_run_id, "a run", RunOptions("a test", ("tenant",)))
+    silence(world, {"_id": run_id})
+    world.set_state(flow_run_id, Crashed())
+    assert end_dead_runs() == [flow_run_id]
+    assert the_run(world)["status"] == "crashed"
 
 
 def test_a_run_whose_last_hook_failed(world: World) -> None:
