@@ -27,9 +27,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
 from flows.dashboard import name_of_run
+from flows.state_mirror import FLOW_NAME
 from tasks.audit import RunOptions, SyncMode
 
-FLOW_NAME: Final = "admin-sync"
 _PATIENCE_SECONDS: Final = 10.0
 """How long Prefect may take for one of the calls below."""
 _UNFINISHED: Final = [

@@ -74,6 +74,15 @@ class BatchResult:
         return replace(self, decisions=self.decisions + decision)
 
 
+@dataclass(frozen=True)
+class _TaskRun:
+    """One execution of a batch's task run, and how long its requests have taken."""
+
+    id: str
+    is_retry: bool
+    durations_ms: list[float] = field(default_factory=list)
+
+
 class Sender:
     """What one process needs to work on one run; its connections are those of the process."""
 
@@ -130,26 +139,15 @@ class Sender:
         if is_retry:
             self.audit.flush()
         result = BatchResult()
-        durations_ms: list[float] = []
+        task_run = _TaskRun(task_run_id, is_retry=is_retry)
         with nullcontext() if self.is_dry_run else self.slots.held(self.gate.is_open):
             prior_steps = self._prior_steps(batch)
             for item in self._read(batch):
                 prior = prior_steps.get(identity(item.source_id)) if prior_steps else None
-                if prior is not None and prior.is_settled_in(self.attempt.number):
-                    result = result.with_item(prior.error)
-                elif isinstance(item, Known):
-                    result = result.with_decision(Decisions(unchanged=1))
-                elif isinstance(item, Item) and (parent := self._failed_parent(item)):
-                    result = result.with_item(self._skip_orphan(item, parent, task_run_id))
-                elif self.is_dry_run and isinstance(item, Item):
-                    result = result.with_decision(Decisions(would_send=1, first=item.natural_key))
-                elif is_retry and prior and not self.retry_budget.take_retry():
-                    result = result.with_item(prior.error, is_final=True)
-                else:
-                    sent = self._send_item(item, prior, task_run_id, durations_ms)
-                    result = result.with_item(sent)
+                result = self._with_item(result, item, prior, task_run)
         self.audit.flush()
-        self.audit.count_requests(self.run_id, batch.entity_type, RequestTimes.of(durations_ms))
+        times = RequestTimes.of(task_run.durations_ms)
+        self.audit.count_requests(self.run_id, batch.entity_type, times)
         return replace(result, to_retry=0) if self.gate.closed_because else result
 
     def settle(
@@ -200,6 +198,29 @@ class Sender:
         self.slots.give_back()
         self.audit.flush()
 
+    def _with_item(
+        self,
+        result: BatchResult,
+        item: Item | InvalidItem | Known,
+        prior: PriorStep | None,
+        task_run: _TaskRun,
+    ) -> BatchResult:
+        """Do with an item what is left to be done, and count it."""
+        if prior is not None and prior.is_settled_in(self.attempt.number):
+            return result.with_item(prior.error)
+        if isinstance(item, Known):
+            return result.with_decision(Decisions(unchanged=1))
+        if isinstance(item, InvalidItem):
+            error = ItemError(VALIDATION_ERROR, item.fault, ErrorClass.PERMANENT)
+            return result.with_item(self._record(item, error, task_run_id=task_run.id))
+        if parent := self._failed_parent(item):
+            return result.with_item(self._skip_orphan(item, parent, task_run.id))
+        if self.is_dry_run:
+            return result.with_decision(Decisions(would_send=1, first=item.natural_key))
+        if task_run.is_retry and prior and not self.retry_budget.take_retry():
+            return result.with_item(prior.error, is_final=True)
+        return result.with_item(self._send_item(item, prior, task_run))
+
     def _failed_parent(self, item: Item) -> str | None:
         """Return the parent without which an item is not to be sent; None where there is none."""
         if not self._skips_orphans:
@@ -238,20 +259,13 @@ class Sender:
         return self.audit.prior_steps(self.run_id, batch.entity_type, batch.start, batch.end)
 
     def _send_item(
-        self,
-        item: Item | InvalidItem,
-        prior: PriorStep | None,
-        task_run_id: str,
-        durations_ms: list[float],
+        self, item: Item, prior: PriorStep | None, task_run: _TaskRun
     ) -> ItemError | None:
-        if isinstance(item, InvalidItem):
-            error = ItemError(VALIDATION_ERROR, item.fault, ErrorClass.PERMANENT)
-            return self._record(item, error, task_run_id=task_run_id)
         passage = self.gate.pass_through()
         if isinstance(passage, StopReason):
-            return prior.error if prior else self._skip(item, passage, task_run_id)
+            return prior.error if prior else self._skip(item, passage, task_run.id)
         outcome = self._upsert(item, passage)
-        durations_ms.append(outcome.duration_ms)
+        task_run.durations_ms.append(outcome.duration_ms)
         return self._record(
             item,
             outcome.error,
@@ -259,7 +273,7 @@ class Sender:
             sync_id=outcome.sync_id,
             attempts=(prior.attempts if prior else 0) + 1,
             duration_ms=outcome.duration_ms,
-            task_run_id=task_run_id,
+            task_run_id=task_run.id,
         )
 
     def _skip(self, item: Item, reason: StopReason, task_run_id: str) -> ItemError | None:
