@@ -124,6 +124,8 @@ def _end_if_dead(prefect: SyncPrefectClient, suspect: _Suspect, silent_seconds: 
     if state.is_final():
         # Prefect may have taken a live run for dead: that one still speaks, and will end itself.
         return (is_silent or not state.is_crashed()) and _mirror(prefect, flow_run, state)
+    if state.is_paused():
+        mirror_state(flow_run, state)
     if state.type not in _BEGUN or not is_silent:
         return False
     return _mirror(prefect, flow_run, _ended(prefect, flow_run.id, state))

@@ -39,6 +39,7 @@ class SyncIncomplete(RuntimeError):
 
 
 _STATUS_BY_TYPE: Final = {
+    StateType.PAUSED: RunStatus.PENDING,
     StateType.RUNNING: RunStatus.RUNNING,
     StateType.COMPLETED: RunStatus.SUCCESS,
     StateType.FAILED: RunStatus.FAILED,

@@ -38,6 +38,7 @@ HEARTBEATS_MISSED_AFTER: Final = timedelta(seconds=80)
 _HEARTBEAT: Final = "heartbeat"
 _FAILED: Final = ("Failed", PARTIAL, STOPPED, "TimedOut", "Crashed")
 _ENDED: Final = ("Completed", "Cancelled", *_FAILED)
+_SUSPENDED: Final = ("Suspended", "Paused")
 _ALERTING: Final = (*_FAILED, "Late")
 _ALERT: Final = Template("""\
 {%- set text -%}
@@ -79,7 +80,7 @@ def died_automation(
         trigger=EventTrigger(
             posture=Posture.Proactive,
             after=_events(_HEARTBEAT),
-            expect=_events(_HEARTBEAT, *_ENDED),
+            expect=_events(_HEARTBEAT, *_ENDED, *_SUSPENDED),
             for_each={"prefect.resource.id"},
             match_related=_of_flows(admin_sync.name, sync_stage.name),
             threshold=1,

@@ -590,8 +590,7 @@ class AuditTrail:
 
     def _begin(self, run_id: RunId, at: datetime) -> None:
         """Take `at` for the start of a run that somebody opened before it began."""
-        pending = {"_id": run_id, "status": RunStatus.PENDING.value}
-        self._runs.update_one(pending, {"$set": {"started_at": at}})
+        self._runs.update_one({"_id": run_id, "attempt": 0}, {"$set": {"started_at": at}})
 
     @patiently
     def _change_stage(self, run_id: RunId, entity_type: str, change: Document) -> None:

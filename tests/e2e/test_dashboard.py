@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from bson import ObjectId
 from playwright.sync_api import Browser, Locator, Page, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
@@ -123,6 +124,43 @@ def test_one_entity_type_chosen_in_the_form(page: Page, served: Served) -> None:
     run = open_run(page, served, "domain - manual")
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=PATIENCE_MS)
     assert [stage["entity_type"] for stage in run["stages"]] == ["domain"]
+
+
+def press(page: Page, button: str, confirm: str) -> None:
+    """Press a button of a run's page, and then the one that says that it was meant."""
+    page.get_by_role("button", name=button).click()
+    page.locator(".p-modal").get_by_role("button", name=confirm).click()
+
+
+def test_retry_goes_on_in_the_same_run(page: Page, served: Served) -> None:
+    served.hub.misbehave({"entity_type": "domain", "status": 404, "code": "NOT_FOUND"})
+    started = httpx.post(f"{served.api_url}/admin/sync/run", timeout=30)
+    run = served.run_until_ended(ObjectId(started.json()["run_id"]))
+    assert run["status"] == "partial"
+    sent_before = len(served.hub.requests())
+    served.hub.misbehave()
+
+    page.goto(f"{served.dashboard_url}/runs/flow-run/{run['flow_run_id']}")
+    press(page, "Retry", confirm="Retry")
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=PATIENCE_MS)
+    retried = served.newest_run()
+    assert (retried["_id"], retried["attempt"], retried["status"]) == (run["_id"], 2, "success")
+    (sent,) = served.hub.requests()[sent_before:]
+    assert sent["key"] == "pagos.semperaltius.edu.mx"
+
+
+def test_cancel_ends_a_run(page: Page, served: Served) -> None:
+    served.hub.misbehave({"delay_ms": 5000})
+    started = httpx.post(f"{served.api_url}/admin/sync/run", timeout=30)
+    run_id = started.json()["run_id"]
+    wait_until(lambda: served.newest_run()["status"] == "running")
+    run = served.newest_run()
+    assert str(run["_id"]) == run_id
+
+    page.goto(f"{served.dashboard_url}/runs/flow-run/{run['flow_run_id']}")
+    press(page, "Cancel", confirm="Confirm")
+    expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible(timeout=PATIENCE_MS)
+    assert served.run_until_ended(run["_id"])["status"] == "cancelled"
 
 
 def test_failures_can_be_looked_up(page: Page, served: Served, screenshots: Path) -> None:

@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events import Event
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
-from prefect.states import Completed, Crashed, Late, Running, State
+from prefect.states import Completed, Crashed, Late, Running, State, Suspended
 
 from flows.admin_sync import admin_sync, sync_stage
 from scripts.automations import ALERT_BLOCK, ALERTS, DIED, died_automation, put_automations
@@ -240,10 +240,13 @@ def test_only_what_is_silent_and_has_not_ended_is_crashed(
     run = world.sync()
     finished = api.read_flow_run(UUID(run.document["flow_run_id"]))
     dead, alive = (a_run(api, name, Running()) for name in ("it died", "it lives"))
+    suspended = a_run(api, "it is suspended", Running())
     dead_stage = api.create_flow_run(sync_stage, name="its stage died", state=Running())
     beat(api, finished)
     beat(api, dead)
     beat(api, dead_stage, sync_stage.name)
+    beat(api, suspended)
+    api.set_flow_run_state(suspended.id, Suspended(), force=True)
 
     def all_is_told() -> bool:
         beat(api, alive)
@@ -253,6 +256,7 @@ def test_only_what_is_silent_and_has_not_ended_is_crashed(
 
     wait_until(all_is_told)
     assert state_type(api, alive.id) is StateType.RUNNING
+    assert state_type(api, suspended.id) is StateType.PAUSED
     assert state_type(api, finished.id) is StateType.COMPLETED
     assert "already in terminal state COMPLETED" in json.dumps(firings(api, finished.id))
     (document,) = world.database.sync_runs.find()
@@ -263,7 +267,8 @@ def test_only_what_is_silent_and_has_not_ended_is_crashed(
     assert "is Crashed: it died\nNo heartbeat for 10 seconds" in alert
     assert not receiver.about("its stage died")
 
-    api.set_flow_run_state(alive.id, Completed())
+    for unfinished in (alive, suspended):
+        api.set_flow_run_state(unfinished.id, Completed(), force=True)
 
 
 def test_a_sweep_that_is_deployed_follows_a_crash(api: SyncPrefectClient) -> None:

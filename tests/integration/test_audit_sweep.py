@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
-from prefect.states import Cancelling, Crashed, Pending, Running
+from prefect.states import Cancelling, Crashed, Pending, Running, Suspended
 
 from flows.admin_sync import admin_sync
 from flows.audit_sweep import audit_sweep, end_dead_runs
@@ -120,6 +120,19 @@ def test_a_run_that_prefect_has_just_found_dead(world: World) -> None:
     world.set_state(flow_run_id, Crashed())
     assert end_dead_runs() == [flow_run_id]
     assert the_run(world)["status"] == "crashed"
+
+
+def test_a_suspended_run_is_neither_running_nor_dead(world: World) -> None:
+    run = world.sync()
+    before = {"status": "running", "finished_at": None, "mirrored_at": None}
+    world.database.sync_runs.update_one({}, {"$set": before})
+    flow_run_id = run.document["flow_run_id"]
+    with get_client(sync_client=True) as api:
+        api.set_flow_run_state(UUID(flow_run_id), Suspended(), force=True)
+    silence(world, run.document)
+    assert flow_run_id not in end_dead_runs()
+    assert state_of(flow_run_id) is StateType.PAUSED
+    assert (the_run(world)["status"], the_run(world)["finished_at"]) == ("pending", None)
 
 
 def test_a_run_whose_last_hook_failed(world: World) -> None:
