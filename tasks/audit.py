@@ -385,6 +385,25 @@ class AuditTrail:
         mirrored = self._runs.update_one({"_id": run["_id"], "$or": not_newer}, {"$set": change})
         if status.is_terminal and mirrored.matched_count:
             self._end_stages(run["_id"], status, at)
+            self.recount(run["_id"])
+
+    @patiently
+    def recount(self, run_id: RunId) -> None:
+        """Count a run anew if it has ended: another process may have recorded steps since.
+
+        Where batches run elsewhere, those under way outlive a flow run that is killed or cut off.
+        """
+        run = self.run(run_id)
+        if run is None or not RunStatus(run["status"]).is_terminal:
+            return
+        totals, _ = self.tally(run_id)
+        if _counts(totals) == run["totals"]:
+            return
+        for stage in run["stages"]:
+            of_stage, _ = self.tally(run_id, stage["entity_type"])
+            self._change_stage(run_id, stage["entity_type"], _counts(of_stage))
+        change = {"totals": _counts(totals), "errors": self._first_errors(run_id)}
+        self._runs.update_one({"_id": run_id}, {"$set": change})
 
     @patiently
     def mirror_stage(
@@ -438,11 +457,15 @@ class AuditTrail:
     @patiently
     def stopped_because(self, attempt: RunAttempt) -> StopReason | None:
         """Return why nothing more is sent in an attempt of a run, None as long as it goes on."""
-        run = self._runs.find_one({"_id": attempt.run_id}, {"stopped_because": 1, "attempt": 1})
+        run = self._runs.find_one({"_id": attempt.run_id}, _STOPPING_FIELDS)
         if run is None or run["attempt"] != attempt.number:
             return _SUPERSEDED
-        reason = run.get("stopped_because")
-        return reason and StopReason(**reason)
+        if reason := run.get("stopped_because"):
+            return StopReason(**reason)
+        status = RunStatus(run["status"])
+        if status is RunStatus.CANCELLED:
+            return CANCELLED
+        return _ENDED if status.is_terminal else None
 
     @patiently
     def confirmed(self, request_ids: Sequence[str]) -> set[str]:
@@ -661,10 +684,13 @@ _STEP_IDENTITY: Final = [
     ("entity_type", ASCENDING),
     ("source_id", ASCENDING),
 ]
+CANCELLED: Final = StopReason("the run was cancelled")
+_ENDED: Final = StopReason("the run has ended")
 _SUPERSEDED: Final = StopReason("the run has begun anew elsewhere")
 _EXPIRY: Final = "steps_expire"
 _DUPLICATE_KEY: Final = 11000
 """MongoDB's code for a document whose unique key another one has."""
+_STOPPING_FIELDS: Final = ("stopped_because", "attempt", "status")
 _PRIOR_FIELDS: Final = ("source_id", "attempts", "error", "run_attempt")
 _ALIVE_NOW: Final = {"$currentDate": {"alive_at": True}}
 _UNFINISHED: Final = [RunStatus.PENDING.value, RunStatus.RUNNING.value]

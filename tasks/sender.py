@@ -12,6 +12,7 @@ from prefect.context import SyncClientContext
 from prefect.futures import PrefectFuture
 
 from tasks.audit import (
+    CANCELLED,
     AuditTrail,
     Decisions,
     PriorStep,
@@ -148,6 +149,7 @@ class Sender:
         self.audit.flush()
         times = RequestTimes.of(task_run.durations_ms)
         self.audit.count_requests(self.run_id, batch.entity_type, times)
+        self.audit.recount(self.run_id)
         return replace(result, to_retry=0) if self.gate.closed_because else result
 
     def settle(
@@ -172,11 +174,11 @@ class Sender:
 
     def cancel(self) -> None:
         """Let nothing more be sent for this run: somebody has cancelled it."""
-        self.stop(_CANCELLED)
+        self.stop(CANCELLED)
 
     def is_cancelled(self) -> bool:
         """Whether the run was stopped because somebody has cancelled it."""
-        return self.stopped_because() == _CANCELLED
+        return self.stopped_because() == CANCELLED
 
     def stopped_because(self) -> StopReason | None:
         """Return why this run was stopped, by this process or another; None if it was not."""
@@ -343,7 +345,6 @@ def _share_a_core() -> None:
         os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
 
 
-_CANCELLED: Final = StopReason("the run was cancelled")
 _DUPLICATE: Final = "another document has this natural key too: the highest version wins"
 _STATE_BY_CLASS: Final = {
     ErrorClass.TRANSIENT: StepState.AWAITING_RETRY,
