@@ -385,7 +385,8 @@ class AuditTrail:
         mirrored = self._runs.update_one({"_id": run["_id"], "$or": not_newer}, {"$set": change})
         if status.is_terminal and mirrored.matched_count:
             self._end_stages(run["_id"], status, at)
-            self.recount(run["_id"])
+            if status in _CUT_SHORT:
+                self.recount(run["_id"])
 
     @patiently
     def recount(self, run_id: RunId) -> None:
@@ -694,6 +695,7 @@ _STOPPING_FIELDS: Final = ("stopped_because", "attempt", "status")
 _PRIOR_FIELDS: Final = ("source_id", "attempts", "error", "run_attempt")
 _ALIVE_NOW: Final = {"$currentDate": {"alive_at": True}}
 _UNFINISHED: Final = [RunStatus.PENDING.value, RunStatus.RUNNING.value]
+_CUT_SHORT: Final = (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.CRASHED)
 _OLDEST_FIRST: Final = [("created_at", ASCENDING), ("_id", ASCENDING)]
 _AWAITING_RETRY: Final = {"state": StepState.AWAITING_RETRY.value}
 _IS_SKIPPED: Final = {"$eq": ["$error.class", ErrorClass.SKIPPED.value]}
