@@ -1,6 +1,8 @@
 """Every test starts from a machine without settings: no variables, no .env, no Prefect profile."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -15,6 +17,7 @@ for _name in [name for name in os.environ if name.startswith(_FOREIGN)]:
 
 # Prefect reads these when it is imported, which the first test module does.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-home-")
+atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
 os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 os.environ["DO_NOT_TRACK"] = "1"

@@ -1,6 +1,7 @@
 """The flow as a deployment: served by a process of its own, started and retried through Prefect."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,10 @@ from tests.integration.world import REPOSITORY, SyncRun, World, wait_until
 def process(
     world: World, *arguments: str, log_path: Path, **settings: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a module as a process with the world's settings; it is stopped when the block ends."""
+    """Run a module as a process with the world's settings; it is stopped when the block ends.
+
+    One that doesn't end when it is told to is killed, and that is a failure.
+    """
     with log_path.open("ab") as log:
         started = subprocess.Popen(
             [sys.executable, "-m", *arguments],
@@ -37,7 +41,12 @@ def process(
         yield started
     finally:
         started.terminate()
-        started.wait(30)
+        try:
+            started.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+            raise
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,9 @@ AT_DEBUG = {
     "PREFECT_DEBUG_MODE": "true",
     "PREFECT_LOGGING_LEVEL": "DEBUG",
     "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "httpx,httpcore,pymongo",
+    # Not httpx and httpcore: Prefect's client logs by them while it sets up the log that goes
+    # through that client, and waits for itself. At DEBUG they are on the terminal all the same.
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "pymongo",
 }
 SERVER_AT_DEBUG = {
     "PREFECT_LOGGING_LEVEL": "DEBUG",
