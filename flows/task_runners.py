@@ -36,7 +36,7 @@ def stage_runner(settings: Settings) -> Iterator[TaskRunner[Any]]:
         n_workers=workers,
         threads_per_worker=math.ceil(settings.concurrency / workers),
         host=_LOCALHOST,
-        dashboard_address=None,
+        dashboard_address=f"{_LOCALHOST}:0",
     ) as cluster:
         yield DaskTaskRunner(address=cluster.scheduler_address)
 

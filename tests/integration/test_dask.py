@@ -27,6 +27,7 @@ from tests.integration.world import REPOSITORY, Document, World, stage_runs, tas
 WORKERS = ("worker-a", "worker-b")
 THREADS_PER_WORKER = 4
 TENANTS = 400
+DEFAULT_DASHBOARD_PORT = 8787
 
 
 @dataclass(frozen=True)
@@ -273,14 +274,17 @@ def test_without_a_scheduler_the_run_has_a_cluster_of_its_own(
 
 
 @pytest.mark.usefixtures("world")
-def test_a_cluster_of_its_own_listens_on_loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_of_its_own_listens_on_loopback_only_and_on_free_ports(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("ADMIN_TASK_RUNNER", "dask")
     with stage_runner(read_settings()):
         this = psutil.Process()
         listening = {
-            connection.laddr.ip
+            connection.laddr
             for process in (this, *this.children(recursive=True))
             for connection in process.net_connections("tcp")
             if connection.status == psutil.CONN_LISTEN
         }
-    assert listening == {"127.0.0.1"}
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+    assert DEFAULT_DASHBOARD_PORT not in {address.port for address in listening}
