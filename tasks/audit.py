@@ -393,18 +393,10 @@ class AuditTrail:
         """Count a run anew if it has ended: another process may have recorded steps since.
 
         Where batches run elsewhere, those under way outlive a flow run that is killed or cut off.
+        Several processes may do so at once: each looks again after it has written.
         """
-        run = self.run(run_id)
-        if run is None or not RunStatus(run["status"]).is_terminal:
-            return
-        totals, _ = self.tally(run_id)
-        if _counts(totals) == run["totals"]:
-            return
-        for stage in run["stages"]:
-            of_stage, _ = self.tally(run_id, stage["entity_type"])
-            self._change_stage(run_id, stage["entity_type"], _counts(of_stage))
-        change = {"totals": _counts(totals), "errors": self._first_errors(run_id)}
-        self._runs.update_one({"_id": run_id}, {"$set": change})
+        while change := self._miscounted(run_id):
+            self._runs.update_one({"_id": run_id}, {"$set": change})
 
     @patiently
     def mirror_stage(
@@ -622,6 +614,24 @@ class AuditTrail:
             {"_id": run_id, "stages.entity_type": entity_type},
             {"$set": {f"stages.$.{name}": value for name, value in change.items()}},
         )
+
+    def _miscounted(self, run_id: RunId) -> Document:
+        """Return what is to be set for an ended run to say what its steps say."""
+        run = self.run(run_id)
+        if run is None or not RunStatus(run["status"]).is_terminal:
+            return {}
+        change: Document = {}
+        totals = _counts(self.tally(run_id)[0])
+        if run["totals"] != totals:
+            change = {"totals": totals, "errors": self._first_errors(run_id)}
+        for index, stage in enumerate(run["stages"]):
+            counts = _counts(self.tally(run_id, stage["entity_type"])[0])
+            change |= {
+                f"stages.{index}.{name}": count
+                for name, count in counts.items()
+                if stage[name] != count
+            }
+        return change
 
     def _end_stages(self, run_id: RunId, status: RunStatus, at: datetime) -> None:
         """Let the stages that a run has left open end with it."""

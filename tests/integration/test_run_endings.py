@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from prefect.states import Running
 
 from flows.admin_sync import admin_sync
 from flows.state_mirror import mirror_run
-from tasks.audit import RunOptions, RunStatus, audit_trail
+from tasks.audit import RunOptions, RunStatus, Step, StepState, audit_trail
 from tasks.errors import HUB_UNAVAILABLE, StopReason
 from tasks.settings import read_mongo_settings
 from tests.integration.served import process
@@ -162,3 +163,24 @@ def test_a_run_that_begins_again_is_no_longer_stopped(world: World) -> None:
     assert trail.stopped_because(attempt) is None
     trail.begin_attempt(run_id)
     assert trail.stopped_because(attempt), "an attempt that another has taken over went on"
+
+
+def test_what_several_processes_record_after_the_end_is_counted(world: World) -> None:
+    trail = audit_trail(read_mongo_settings())
+    run_id = trail.open_run("a flow run", "its name", RunOptions("a test", ("tenant",)))
+    attempt = trail.begin_attempt(run_id)
+    trail.mirror_run("a flow run", RunStatus.CRASHED, "killed", datetime.now(UTC))
+
+    def end_a_batch(number: int) -> None:
+        step = Step("tenant", number, str(number), 1, "id", attempt.number, StepState.COMPLETED)
+        trail.record(run_id, "a flow run", step)
+        trail.flush()
+        trail.recount(run_id)
+
+    with ThreadPoolExecutor(8) as batches:
+        for ended in range(8, 201, 8):
+            list(batches.map(end_a_batch, range(ended - 8, ended)))
+            (run,) = world.database.sync_runs.find()
+            (stage,) = run["stages"]
+            assert run["totals"] == {"total": ended, "success": ended, "failed": 0, "skipped": 0}
+            assert (stage["total"], stage["success"]) == (ended, ended)
