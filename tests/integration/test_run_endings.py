@@ -177,9 +177,9 @@ def test_what_several_processes_record_after_the_end_is_counted(world: World) ->
         trail.flush()
         trail.recount(run_id)
 
-    with ThreadPoolExecutor(8) as batches:
-        for ended in range(8, 201, 8):
-            list(batches.map(end_a_batch, range(ended - 8, ended)))
+    with ThreadPoolExecutor(16) as batches:
+        for ended in range(40, 601, 40):
+            list(batches.map(end_a_batch, range(ended - 40, ended)))
             (run,) = world.database.sync_runs.find()
             (stage,) = run["stages"]
             assert run["totals"] == {"total": ended, "success": ended, "failed": 0, "skipped": 0}
