@@ -28,6 +28,8 @@ WORKERS = ("worker-a", "worker-b")
 THREADS_PER_WORKER = 4
 TENANTS = 400
 DEFAULT_DASHBOARD_PORT = 8787
+MOST_UNRECORDED = 100
+"""As many records may a process lose that is killed or cut off."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def killing(cluster: Cluster, name: str, world: World) -> Iterator[None]:
 
 
 def assert_counted_to_the_end(world: World) -> Document:
-    """Wait until nothing more is sent: all that was is on record, and the run tells of it."""
+    """Wait until nothing more is sent: what is on record is what the run tells of."""
     runs, steps = world.database.sync_runs, world.database.sync_steps
 
     def is_told() -> bool:
@@ -212,7 +214,8 @@ def assert_counted_to_the_end(world: World) -> Document:
         time.sleep(2)
         return (
             run["totals"]["total"] == run["stages"][0]["total"] == steps.count_documents({})
-            and run["totals"]["success"] == steps.count_documents({"ok": True}) == stored
+            and run["totals"]["success"] == steps.count_documents({"ok": True})
+            and 0 <= stored - run["totals"]["success"] <= MOST_UNRECORDED
             and stored == world.hub.stats()["stored"]["tenant"]
         )
 
