@@ -620,15 +620,15 @@ class AuditTrail:
         run = self.run(run_id)
         if run is None or not RunStatus(run["status"]).is_terminal:
             return {}
+        tallies = [self.tally(run_id, stage["entity_type"])[0] for stage in run["stages"]]
+        totals = _counts(sum(tallies, Totals()))
         change: Document = {}
-        totals = _counts(self.tally(run_id)[0])
         if run["totals"] != totals:
             change = {"totals": totals, "errors": self._first_errors(run_id)}
-        for index, stage in enumerate(run["stages"]):
-            counts = _counts(self.tally(run_id, stage["entity_type"])[0])
+        for index, (stage, tally) in enumerate(zip(run["stages"], tallies, strict=True)):
             change |= {
                 f"stages.{index}.{name}": count
-                for name, count in counts.items()
+                for name, count in _counts(tally).items()
                 if stage[name] != count
             }
         return change

@@ -216,7 +216,8 @@ class Sender:
             error = ItemError(VALIDATION_ERROR, item.fault, ErrorClass.PERMANENT)
             return result.with_item(self._record(item, error, task_run_id=task_run.id))
         if parent := self._failed_parent(item):
-            return result.with_item(self._skip_orphan(item, parent, task_run.id))
+            why = f"{parent} failed in this run"
+            return result.with_item(self._skip(item, PARENT_FAILED, why, task_run.id))
         if self.is_dry_run:
             return result.with_decision(Decisions(would_send=1, first=item.natural_key))
         if task_run.is_retry and prior and not self.retry_budget.take_retry():
@@ -265,7 +266,9 @@ class Sender:
     ) -> ItemError | None:
         passage = self.gate.pass_through()
         if isinstance(passage, StopReason):
-            return prior.error if prior else self._skip(item, passage, task_run.id)
+            if prior:
+                return prior.error
+            return self._skip(item, passage.code, passage.message, task_run.id)
         outcome = self._upsert(item, passage)
         task_run.durations_ms.append(outcome.duration_ms)
         return self._record(
@@ -278,13 +281,8 @@ class Sender:
             task_run_id=task_run.id,
         )
 
-    def _skip(self, item: Item, reason: StopReason, task_run_id: str) -> ItemError | None:
-        error = ItemError(reason.code, f"not sent: {reason.message}", ErrorClass.SKIPPED)
-        return self._record(item, error, task_run_id=task_run_id)
-
-    def _skip_orphan(self, item: Item, parent: str, task_run_id: str) -> ItemError | None:
-        reason = f"not sent: {parent} failed in this run"
-        error = ItemError(PARENT_FAILED, reason, ErrorClass.SKIPPED)
+    def _skip(self, item: Item, code: str, why: str, task_run_id: str) -> ItemError | None:
+        error = ItemError(code, f"not sent: {why}", ErrorClass.SKIPPED)
         return self._record(item, error, task_run_id=task_run_id)
 
     def _upsert(self, item: Item, passage: Passage) -> UpsertOutcome:
