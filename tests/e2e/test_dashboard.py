@@ -57,9 +57,7 @@ def submit(page: Page) -> None:
     for _ in range(5):
         page.get_by_role("button", name="Submit").click()
         with suppress(PlaywrightTimeout):
-            page.wait_for_url(
-                re.compile(r"/deployments/deployment/[0-9a-f-]+(\?.*)?$"), timeout=8000
-            )
+            page.wait_for_url(DEPLOYMENT_PAGE, timeout=8000)
             return
     pytest.fail("the form was never taken")
 
@@ -126,6 +124,13 @@ def test_one_entity_type_chosen_in_the_form(page: Page, served: Served) -> None:
     assert [stage["entity_type"] for stage in run["stages"]] == ["domain"]
 
 
+def start(served: Served) -> ObjectId:
+    """Ask the REST API for a sync, and return its run_id."""
+    started = httpx.post(f"{served.api_url}/admin/sync/run", timeout=30)
+    assert started.status_code == 202
+    return ObjectId(started.json()["run_id"])
+
+
 def press(page: Page, button: str, confirm: str) -> None:
     """Press a button of a run's page, and then the one that says that it was meant."""
     page.get_by_role("button", name=button).click()
@@ -134,8 +139,7 @@ def press(page: Page, button: str, confirm: str) -> None:
 
 def test_retry_goes_on_in_the_same_run(page: Page, served: Served) -> None:
     served.hub.misbehave({"entity_type": "domain", "status": 404, "code": "NOT_FOUND"})
-    started = httpx.post(f"{served.api_url}/admin/sync/run", timeout=30)
-    run = served.run_until_ended(ObjectId(started.json()["run_id"]))
+    run = served.run_until_ended(start(served))
     assert run["status"] == "partial"
     sent_before = len(served.hub.requests())
     served.hub.misbehave()
@@ -151,11 +155,10 @@ def test_retry_goes_on_in_the_same_run(page: Page, served: Served) -> None:
 
 def test_cancel_ends_a_run(page: Page, served: Served) -> None:
     served.hub.misbehave({"delay_ms": 5000})
-    started = httpx.post(f"{served.api_url}/admin/sync/run", timeout=30)
-    run_id = started.json()["run_id"]
+    run_id = start(served)
     wait_until(lambda: served.newest_run()["status"] == "running")
     run = served.newest_run()
-    assert str(run["_id"]) == run_id
+    assert run["_id"] == run_id
 
     page.goto(f"{served.dashboard_url}/runs/flow-run/{run['flow_run_id']}")
     press(page, "Cancel", confirm="Confirm")
@@ -166,10 +169,9 @@ def test_cancel_ends_a_run(page: Page, served: Served) -> None:
 def test_failures_can_be_looked_up(page: Page, served: Served, screenshots: Path) -> None:
     refusal = {"status": 404, "code": "NOT_FOUND", "message": "the client does not exist"}
     served.hub.misbehave({"entity_type": "domain", **refusal})
-    started = httpx.post(f"{served.api_url}/admin/sync/run", timeout=30)
-    assert started.status_code == 202
+    run_id = start(served)
     run = served.run_until_ended(served.newest_run()["_id"])
-    assert str(run["_id"]) == started.json()["run_id"]
+    assert run["_id"] == run_id
 
     page.goto(f"{served.dashboard_url}/runs/flow-run/{run['flow_run_id']}")
     expect(page.get_by_text("Partial", exact=True).first).to_be_visible()

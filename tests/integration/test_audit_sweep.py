@@ -52,6 +52,12 @@ def silence(world: World, run: Document) -> None:
     )
 
 
+def forget_the_end(world: World) -> None:
+    """Let the run be on record as if the hooks of its end had never run."""
+    before = {"status": "running", "finished_at": None, "mirrored_at": None}
+    world.database.sync_runs.update_one({}, {"$set": before})
+
+
 def begin(state: State) -> str:
     """Make a flow run that nobody executes, in that state."""
     with get_client(sync_client=True) as api:
@@ -124,8 +130,7 @@ def test_a_run_that_prefect_has_just_found_dead(world: World) -> None:
 
 def test_a_suspended_run_is_neither_running_nor_dead(world: World) -> None:
     run = world.sync()
-    before = {"status": "running", "finished_at": None, "mirrored_at": None}
-    world.database.sync_runs.update_one({}, {"$set": before})
+    forget_the_end(world)
     flow_run_id = run.document["flow_run_id"]
     with get_client(sync_client=True) as api:
         api.set_flow_run_state(UUID(flow_run_id), Suspended(), force=True)
@@ -138,8 +143,7 @@ def test_a_suspended_run_is_neither_running_nor_dead(world: World) -> None:
 def test_a_run_whose_last_hook_failed(world: World) -> None:
     world.add_seed()
     run = world.sync()
-    before = {"status": "running", "finished_at": None, "mirrored_at": None}
-    world.database.sync_runs.update_one({}, {"$set": before})
+    forget_the_end(world)
     assert end_dead_runs() == [run.document["flow_run_id"]]
     assert the_run(world)["status"] == "success"
     assert the_run(world)["totals"]["success"] == 5
