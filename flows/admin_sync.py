@@ -8,7 +8,6 @@ from prefect.client.schemas.objects import State
 from prefect.futures import wait
 from pydantic import Field
 
-from flows.attendance import attended
 from flows.dashboard import (
     ProgressBoard,
     conclude,
@@ -17,6 +16,7 @@ from flows.dashboard import (
     publish_results,
     task_runs_unlogged,
 )
+from flows.heartbeat import attended
 from flows.state_mirror import (
     FLOW_NAME,
     MANUAL,
@@ -27,10 +27,10 @@ from flows.state_mirror import (
     raise_unless_settled,
 )
 from flows.task_runners import stage_runner
-from tasks.audit import RunId, RunOptions, SyncMode, Totals
 from tasks.entities import ENTITY_NAMES, EntityName, in_sync_order
-from tasks.sender import sender_here, sending
+from tasks.run import sender_here, sending
 from tasks.settings import read_settings
+from tasks.trail.audit import RunId, RunOptions, SyncMode, Totals
 from tasks.upsert import upsert_task
 
 Entities = Annotated[list[EntityName], Field(min_length=1)]

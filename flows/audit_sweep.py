@@ -23,8 +23,8 @@ from prefect.states import Cancelled, Completed, Crashed
 
 from flows.dashboard import publish_results_of
 from flows.state_mirror import FLOW_NAME, mirror_state
-from tasks.audit import RunStatus, UnfinishedRun, audit_trail
 from tasks.settings import read_mongo_settings
+from tasks.trail.audit import RunStatus, UnfinishedRun, audit_trail
 
 SILENT_SECONDS: Final = 45.0
 """A run of which nothing was heard for so long has no process any more; it is heard of each 10.

@@ -16,11 +16,11 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun, State
 
 from flows.state_mirror import conclusion, current_flow_run, mirror_state, options_of
-from tasks.audit import RunId, RunOptions, SyncMode, Totals
 from tasks.entities import ENTITY_NAMES
-from tasks.history import Counts, RunRecord, StageRecord, StepRecord, run_history
-from tasks.sender import Sender
+from tasks.run import Sender
 from tasks.settings import read_mongo_settings
+from tasks.trail.audit import RunId, RunOptions, SyncMode, Totals
+from tasks.trail.history import Counts, RunRecord, StageRecord, StepRecord, run_history
 
 FAILURES_SHOWN: Final = 100
 """How many failures a stage logs and a run tables; all of them are in `sync_steps`."""

@@ -9,11 +9,19 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
-from tasks.audit import RunAttempt, RunId, RunOptions, RunStatus, SyncMode, Totals, audit_trail
 from tasks.entities import ENTITY_NAMES, in_sync_order
 from tasks.errors import StopReason
-from tasks.sender import Sender
+from tasks.run import Sender
 from tasks.settings import read_mongo_settings
+from tasks.trail.audit import (
+    RunAttempt,
+    RunId,
+    RunOptions,
+    RunStatus,
+    SyncMode,
+    Totals,
+    audit_trail,
+)
 
 FLOW_NAME: Final = "admin-sync"
 """Name of the flow whose runs are mirrored."""

@@ -25,10 +25,10 @@ from scripts.run_tables import (
     status_text,
     whole,
 )
-from tasks.audit import RunId
-from tasks.history import RunHistory, RunRecord, StepRecord, run_history
 from tasks.mongo import MongoUnavailable
 from tasks.settings import SettingsError, read_mongo_settings
+from tasks.trail.audit import RunId
+from tasks.trail.history import RunHistory, RunRecord, StepRecord, run_history
 
 _COMMAND: Final = "python -m scripts.history"
 _RUNS_SHOWN: Final = 20

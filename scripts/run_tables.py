@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from tasks.audit import RunStatus, StepState
-from tasks.history import Counts, RunRecord, StageRecord, StepRecord
+from tasks.trail.audit import RunStatus, StepState
+from tasks.trail.history import Counts, RunRecord, StageRecord, StepRecord
 
 _FOLDED_WIDTH: Final = 12
 """How narrow a column of text gets at most."""

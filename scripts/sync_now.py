@@ -30,11 +30,11 @@ from scripts.run_tables import (
     stage_table,
     status_text,
 )
-from tasks.audit import RunId, RunStatus, audit_trail
 from tasks.entities import ENTITY_NAMES
-from tasks.history import Page, RunHistory, RunRecord, StageRecord, StepRecord, run_history
 from tasks.mongo import MongoUnavailable
 from tasks.settings import SettingsError, read_settings
+from tasks.trail.audit import RunId, RunStatus, audit_trail
+from tasks.trail.history import Page, RunHistory, RunRecord, StageRecord, StepRecord, run_history
 
 _REFRESH_SECONDS: Final = 0.5
 _FAILURES_SHOWN: Final = 20

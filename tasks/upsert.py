@@ -8,12 +8,12 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
-from tasks.audit import RunAttempt, RunId, audit_trail
 from tasks.mongo import is_connection_lost
-from tasks.sender import BatchResult, sender_of
+from tasks.run import BatchResult, sender_of
 from tasks.settings import Settings, read_mongo_settings
 from tasks.slots import SlotsUnavailable
-from tasks.source import Batch
+from tasks.source.reader import Batch
+from tasks.trail.audit import RunAttempt, RunId, audit_trail
 
 RETRY_JITTER_FACTOR = 0.3
 """A retry comes at 0.3 to 1.3 times its delay (Prefect's clamped Poisson interval)."""

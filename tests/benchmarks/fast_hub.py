@@ -16,8 +16,8 @@ from typing import Final
 
 import httpx
 
-from scripts.local_hub import upsert_path, upsert_urls
-from scripts.local_process import LOCALHOST, answers, free_port, running
+from scripts.local.hub import upsert_path, upsert_urls
+from scripts.local.process import LOCALHOST, answers, free_port, running
 from tasks.entities import ENTITY_TYPES
 from tests.benchmarks.http_connection import HttpConnection, Request, json_response
 

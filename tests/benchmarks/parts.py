@@ -11,8 +11,8 @@ from typing import Final
 
 import psutil  # type: ignore[import-untyped]
 
-from scripts.local_mongod import local_mongod
-from scripts.local_prefect import local_prefect_server
+from scripts.local.mongod import local_mongod
+from scripts.local.prefect import local_prefect_server
 
 _WINDOW_SECONDS: Final = 0.5
 _QUIET_SHARE: Final = 0.15

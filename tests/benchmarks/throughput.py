@@ -9,7 +9,7 @@ from typing import Final
 
 from rich.console import Console
 
-from scripts.local_process import StartFailed
+from scripts.local.process import StartFailed
 from tests.benchmarks.figures import Section
 from tests.benchmarks.parts import benchmark_parts
 from tests.benchmarks.plot import write_plot

@@ -17,7 +17,7 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from scripts.local_process import free_port
+from scripts.local.process import free_port
 from tests.integration.world import REPOSITORY, Document, Hub, wait_until
 
 LEFT_OUT = (".venv", ".local", ".git", ".env", "__pycache__", ".*_cache", ".hypothesis")

@@ -234,7 +234,7 @@ def test_the_nightly_schedule_is_off_until_switched_on_and_then_stays_on(served:
         "prefect", "deployment", "schedule", "resume", "admin-sync/full", schedule["id"]
     )
     assert resume.returncode == 0
-    deployed = served.command("python", "-m", "scripts.deploy")
+    deployed = served.command("python", "-m", "deployments.deploy")
     assert deployed.returncode == 0, deployed.stderr
     (after,) = served.inspect("deployment", "inspect", "admin-sync/full")["schedules"]
     assert after["active"] is True

@@ -11,9 +11,9 @@ import pytest
 from bson import ObjectId
 from pymongo import MongoClient
 
-from scripts.local_hub import upsert_urls
-from scripts.local_mongod import local_mongod
-from scripts.local_process import free_port
+from scripts.local.hub import upsert_urls
+from scripts.local.mongod import local_mongod
+from scripts.local.process import free_port
 from tests.e2e.checkout import processes_of, run
 
 pytestmark = pytest.mark.timeout(400)

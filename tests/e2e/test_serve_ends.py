@@ -7,7 +7,7 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
-from scripts.local_mongod import local_mongod
+from scripts.local.mongod import local_mongod
 from tests.e2e.checkout import processes_of, serving
 from tests.integration.world import wait_until
 

@@ -8,8 +8,8 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from scripts.local_mongod import local_mongod
-from scripts.local_prefect import local_prefect_server
+from scripts.local.mongod import local_mongod
+from scripts.local.prefect import local_prefect_server
 from tests.integration.world import Hub, World, started_hub
 
 

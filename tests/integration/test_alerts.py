@@ -24,9 +24,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
 from prefect.states import Completed, Crashed, Late, Running, State, Suspended
 
+from deployments.automations import ALERT_BLOCK, ALERTS, DIED, died_automation, put_automations
 from flows.admin_sync import admin_sync, sync_stage
-from scripts.automations import ALERT_BLOCK, ALERTS, DIED, died_automation, put_automations
-from scripts.local_prefect import local_prefect_server
+from scripts.local.prefect import local_prefect_server
 from tasks.settings import AlertSettings
 from tests.integration.world import REPOSITORY, Hub, World, wait_until
 
@@ -79,7 +79,7 @@ def receiving() -> Iterator[Receiver]:
 
 def deploy(api_url: str, **variables: str) -> None:
     subprocess.run(
-        [sys.executable, "-m", "scripts.deploy"],
+        [sys.executable, "-m", "deployments.deploy"],
         cwd=REPOSITORY,
         env={**os.environ, "PREFECT_API_URL": api_url, **variables},
         check=True,

@@ -23,11 +23,11 @@ from prefect.states import Cancelled, Completed, Running
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from deployments.api_models import RUN_RESPONSE, STEPS_RESPONSE
-from scripts.local_hub import upsert_urls
-from scripts.local_prefect import local_prefect_server
-from scripts.local_process import free_port, running
-from tasks.history import RunRecord, StepRecord
+from deployments.api.models import RUN_RESPONSE, STEPS_RESPONSE
+from scripts.local.hub import upsert_urls
+from scripts.local.prefect import local_prefect_server
+from scripts.local.process import free_port, running
+from tasks.trail.history import RunRecord, StepRecord
 from tests.integration.world import REPOSITORY, Document, wait_until
 
 TOKEN = "api-test-token-81bd"
@@ -94,7 +94,7 @@ def prefect_with_deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterat
         environment.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "3")
         url = parts.enter_context(local_prefect_server(tmp_path_factory.mktemp("prefect-of-api")))
         subprocess.run(
-            [sys.executable, "-m", "scripts.deploy"],
+            [sys.executable, "-m", "deployments.deploy"],
             cwd=REPOSITORY,
             env={**os.environ, "PREFECT_API_URL": url},
             check=True,

@@ -13,8 +13,8 @@ from prefect.states import Cancelling, Crashed, Pending, Running, Suspended
 
 from flows.admin_sync import admin_sync
 from flows.audit_sweep import audit_sweep, end_dead_runs
-from tasks.audit import RunOptions, audit_trail
 from tasks.settings import read_mongo_settings
+from tasks.trail.audit import RunOptions, audit_trail
 from tests.integration.served import forget_slots, process
 from tests.integration.world import Document, World, wait_until
 

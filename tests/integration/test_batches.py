@@ -14,7 +14,7 @@ from pymongo.database import Database
 
 from tasks.entities import entity_type_named
 from tasks.mongo import Patience, identity
-from tasks.source import Source
+from tasks.source.reader import Source
 
 TENANT = entity_type_named("tenant")
 

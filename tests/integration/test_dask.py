@@ -18,7 +18,7 @@ from prefect.client.orchestration import get_client
 
 from flows.audit_sweep import end_dead_runs
 from flows.task_runners import stage_runner
-from scripts.local_process import free_port, running
+from scripts.local.process import free_port, running
 from tasks.settings import read_settings
 from tasks.slots import LIMIT_NAME
 from tests.integration.served import forget_slots, process
@@ -132,7 +132,7 @@ def test_two_workers_do_what_threads_do(world: World, scheduler: str) -> None:
     batches = {str(task_run.id): task_run for task_run in task_runs(tenants, expected=8)}
     assert {step["task_run_id"] for step in run.steps} >= set(batches)
     with Client(scheduler) as client:
-        senders = client.run(lambda: sorted(sys.modules["tasks.sender"]._senders))
+        senders = client.run(lambda: sorted(sys.modules["tasks.run"]._senders))
         assert set(map(tuple, senders.values())) == {(run.document["_id"],)}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.local_hub import upsert_urls
+from scripts.local.hub import upsert_urls
 from tests.integration.world import SyncRun, World, stage_runs, started_hub, task_runs, wait_until
 
 CONCURRENCY = 3

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from scripts.local_hub import upsert_path
+from scripts.local.hub import upsert_path
 from tasks.entities import entity_type_named
 from tests.integration.world import HUB_TOKEN, Hub
 

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
-from deployments.api import create_app
+from deployments.api.app import create_app
 from tasks.entities import ENTITY_NAMES
 from tasks.settings import read_api_settings
 from tests.integration.world import HUB_TOKEN, Document, World, stage_runs, task_runs

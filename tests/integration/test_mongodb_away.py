@@ -14,8 +14,8 @@ import pytest
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from scripts.local_mongod import local_mongod
-from scripts.local_process import free_port
+from scripts.local.mongod import local_mongod
+from scripts.local.process import free_port
 from tests.integration.world import REPOSITORY, World, wait_until
 
 TENANTS, CLIENTS = 160, 20

@@ -13,8 +13,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from scripts.local_prefect import local_prefect_server
-from scripts.local_process import free_port
+from scripts.local.prefect import local_prefect_server
+from scripts.local.process import free_port
 from tests.integration.served import process
 from tests.integration.world import World, wait_until
 

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from tasks.entities import ENTITY_TYPES, entity_type_named
-from tasks.hub_admin import HubAdminClient, UpsertOutcome
+from tasks.hub.client import HubAdminClient, UpsertOutcome
 from tasks.settings import read_settings
 
 

@@ -17,9 +17,9 @@ from prefect.states import Running
 
 from flows.admin_sync import admin_sync
 from flows.state_mirror import mirror_run
-from tasks.audit import RunOptions, RunStatus, Step, StepState, audit_trail
 from tasks.errors import HUB_UNAVAILABLE, StopReason
 from tasks.settings import read_mongo_settings
+from tasks.trail.audit import RunOptions, RunStatus, Step, StepState, audit_trail
 from tests.integration.served import process
 from tests.integration.world import REPOSITORY, World, wait_until
 

@@ -18,8 +18,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pymongo import MongoClient
 
-from scripts.local_prefect import local_prefect_server
-from scripts.local_process import free_port
+from scripts.local.prefect import local_prefect_server
+from scripts.local.process import free_port
 from tests.integration.served import process
 from tests.integration.test_alerts import MARKED_PATH, Receiver, deploy, receiving
 from tests.integration.test_api import serving

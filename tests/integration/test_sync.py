@@ -11,7 +11,7 @@ from flows.admin_sync import admin_sync
 from flows.state_mirror import SyncIncomplete
 from scripts.seed_source import SEED_DOCUMENTS
 from tasks.entities import ENTITY_NAMES
-from tasks.request_id import request_id
+from tasks.source.request_id import request_id
 from tests.integration.world import World, stage_runs, task_runs
 
 SEED_KEYS = {

@@ -23,8 +23,8 @@ from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from pymongo import MongoClient
 
 from flows.admin_sync import admin_sync
-from scripts.local_hub import upsert_urls
-from scripts.local_process import answers, free_port, running
+from scripts.local.hub import upsert_urls
+from scripts.local.process import answers, free_port, running
 from scripts.seed_source import SEED_DOCUMENTS
 from tasks.entities import entity_type_named
 
@@ -82,7 +82,7 @@ def started_hub(mongodb_uri: str, log_path: Path, port: int | None = None) -> It
     port = port or free_port()
     base_url = f"http://127.0.0.1:{port}"
     with running(
-        [sys.executable, "-m", "scripts.local_hub", "--port", str(port), "--db", "local_hub"],
+        [sys.executable, "-m", "scripts.local.hub", "--port", str(port), "--db", "local_hub"],
         name="The local hub",
         ready=lambda: answers(f"{base_url}/_hub/stats", within_seconds=5),
         env={**os.environ, "ADMIN_SYNC_TOKEN": HUB_TOKEN, "MONGODB_URI": mongodb_uri},

@@ -10,7 +10,7 @@ from typing import Final
 
 from rich.console import Console
 
-from scripts.local_process import StartFailed
+from scripts.local.process import StartFailed
 from tests.benchmarks.chaos.events import Event
 from tests.benchmarks.chaos.parts import chaos_parts
 from tests.benchmarks.chaos.report import print_report, told, write_json

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, Self, TypeVar
 
-from scripts.local_hub import upsert_path, upsert_urls
-from scripts.local_process import LOCALHOST
+from scripts.local.hub import upsert_path, upsert_urls
+from scripts.local.process import LOCALHOST
 from tasks.entities import ENTITY_TYPES, entity_type_named
 from tasks.errors import NOT_FOUND, TEMPORARY_UNAVAILABLE
 from tests.benchmarks.chaos.faults import Fault, FaultPlan

@@ -18,10 +18,10 @@ import psutil  # type: ignore[import-untyped]
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from scripts.deploy import WORK_POOL
-from scripts.local_mongod import local_mongod
-from scripts.local_prefect import local_prefect_server
-from scripts.local_process import free_port, running
+from deployments.deploy import WORK_POOL
+from scripts.local.mongod import local_mongod
+from scripts.local.prefect import local_prefect_server
+from scripts.local.process import free_port, running
 from tests.benchmarks.arena import REPOSITORY
 from tests.benchmarks.chaos.hub import ChaosHub, chaos_hub
 from tests.benchmarks.parts import Part, as_part, environment_without_settings
@@ -131,7 +131,7 @@ def chaos_parts(**sync_settings: str) -> Iterator[Parts]:
             "DO_NOT_TRACK": "1",
             "PWD": str(REPOSITORY),
         }
-        run_in_repository(environment, "scripts.deploy")
+        run_in_repository(environment, "deployments.deploy")
         worker = _server(parts, partial(_worker, environment, scratch / "worker.log"))
         client: MongoClient[Document] = parts.enter_context(
             MongoClient(mongodb.part.address, tz_aware=True)

@@ -8,7 +8,7 @@ from typing import Final
 from pymongo.database import Database
 
 from tasks.entities import ENTITY_TYPES, EntityType
-from tasks.request_id import request_id
+from tasks.source.request_id import request_id
 from tests.benchmarks.chaos.hub import Accepted, ItemKey
 from tests.benchmarks.workload import Document, generated_documents
 

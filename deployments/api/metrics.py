@@ -1,0 +1,107 @@
+"""What Prometheus scrapes: the audit trail in figures, computed anew at each scrape."""
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client import Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from tasks.entities import ENTITY_NAMES
+from tasks.trail.audit import REQUEST_BOUNDS_MS, RequestTimes, Totals
+from tasks.trail.history import EntityFigures, RunHistory
+
+_BY_TYPE: Final = ["entity_type"]
+_BOUNDS: Final = [
+    "+Inf" if math.isinf(bound) else f"{bound / 1000:g}" for bound in REQUEST_BOUNDS_MS
+]
+
+
+class SyncMetrics(Collector):
+    """The metrics of one audit trail; flow runs are processes of their own, so none are kept here.
+
+    Collecting raises `MongoUnavailable` when MongoDB doesn't answer.
+    """
+
+    def __init__(self, history: RunHistory) -> None:
+        self._history = history
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics; every entity type and status is there, from zero."""
+        figures = dict.fromkeys(ENTITY_NAMES, EntityFigures()) | self._history.figures()
+        yield _items(figures)
+        yield _requests(figures)
+        yield _request_seconds(figures)
+        yield _last_success(figures)
+        yield self._runs()
+
+    def _runs(self) -> Metric:
+        runs = GaugeMetricFamily(
+            "admin_sync_runs", "Runs on record, dry ones too.", labels=["status"]
+        )
+        for status, count in self._history.runs_by_status().items():
+            runs.add_metric([status.value], count)
+        return runs
+
+
+def _items(figures: dict[str, EntityFigures]) -> Metric:
+    items = CounterMetricFamily(
+        "admin_sync_items",
+        "Items of stages that have ended, without dry runs.",
+        labels=[*_BY_TYPE, "outcome"],
+    )
+    for entity_type, of_type in figures.items():
+        for outcome, count in _by_outcome(of_type.items).items():
+            items.add_metric([entity_type, outcome], count)
+    return items
+
+
+def _by_outcome(items: Totals) -> dict[str, int]:
+    return {
+        "success": items.success,
+        "failed": items.failed,
+        "skipped": items.skipped - items.unchanged,
+        "unchanged": items.unchanged,
+    }
+
+
+def _requests(figures: dict[str, EntityFigures]) -> Metric:
+    requests = CounterMetricFamily(
+        "admin_sync_hub_requests", "Requests to Stage 1, retries too.", labels=_BY_TYPE
+    )
+    for entity_type, of_type in figures.items():
+        requests.add_metric([entity_type], of_type.requests.count)
+    return requests
+
+
+def _request_seconds(figures: dict[str, EntityFigures]) -> Metric:
+    seconds = HistogramMetricFamily(
+        "admin_sync_hub_request_seconds", "How long requests to Stage 1 took.", labels=_BY_TYPE
+    )
+    for entity_type, of_type in figures.items():
+        seconds.add_metric([entity_type], _cumulative(of_type.requests), of_type.requests.seconds)
+    return seconds
+
+
+def _cumulative(requests: RequestTimes) -> list[tuple[str, float]]:
+    return list(zip(_BOUNDS, accumulate(requests.buckets), strict=True))
+
+
+def _last_success(figures: dict[str, EntityFigures]) -> Metric:
+    age = GaugeMetricFamily(
+        "admin_sync_last_success_age_seconds",
+        "Seconds since a stage last ended with every item in, without dry runs.",
+        labels=_BY_TYPE,
+    )
+    now = datetime.now(UTC)
+    for entity_type, of_type in figures.items():
+        if of_type.last_success is not None:
+            age.add_metric([entity_type], (now - of_type.last_success).total_seconds())
+    return age

@@ -1,0 +1,123 @@
+"""The deployments of `admin-sync`, as a door uses them: is a sync under way, start, cancel."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import DeploymentStatus, FlowRun, StateType
+from prefect.client.schemas.responses import (
+    DeploymentResponse,
+    OrchestrationResult,
+    SetStateStatus,
+)
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelling
+
+from flows.dashboard import name_of_run
+from flows.state_mirror import FLOW_NAME
+from tasks.trail.audit import RunOptions, SyncMode
+
+_PATIENCE_SECONDS: Final = 10.0
+"""How long Prefect may take for one of the calls below."""
+_UNFINISHED: Final = [
+    StateType.RUNNING,
+    StateType.CANCELLING,
+    StateType.PENDING,
+    StateType.PAUSED,
+    StateType.SCHEDULED,
+]
+"""States in which a sync is under way or about to be, the furthest first."""
+
+
+class PrefectUnavailable(RuntimeError):
+    """Prefect can't do what was asked; the message says what to look at."""
+
+
+class SyncDeployment:
+    """Speaks to the Prefect API of one client; every method raises `PrefectUnavailable`."""
+
+    def __init__(self, client: PrefectClient) -> None:
+        self._client = client
+
+    async def unfinished_run(self) -> FlowRun | None:
+        """Return the sync that is under way or due, whatever started it; None for none."""
+        async with _in_time():
+            flow_runs = await self._client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
+                flow_run_filter=FlowRunFilter(
+                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED)),
+                    expected_start_time=FlowRunFilterExpectedStartTime.model_validate(
+                        {"before_": datetime.now(UTC)}
+                    ),
+                ),
+            )
+        return min(flow_runs, key=_place_in_line, default=None)
+
+    async def start(self, options: RunOptions) -> FlowRun:
+        """Create a flow run, which a worker picks up."""
+        deployment = await self._deployment(options.mode)
+        async with _in_time():
+            return await self._client.create_flow_run_from_deployment(
+                deployment.id,
+                name=name_of_run(options),
+                parameters=options.as_parameters(),
+            )
+
+    async def cancel(self, flow_run_id: str) -> FlowRun | None:
+        """Ask for the end of a flow run, as `prefect flow-run cancel` does.
+
+        Returns it as it is then: Cancelling, or Cancelled if it had not begun. None where nothing
+        is left to cancel: it has ended, or Prefect no longer knows it.
+        """
+        async with _in_time():
+            try:
+                answer: OrchestrationResult[Any] = await self._client.set_flow_run_state(
+                    flow_run_id, Cancelling()
+                )
+                if answer.status is SetStateStatus.ABORT:
+                    return None
+                return await self._client.read_flow_run(UUID(flow_run_id))
+            except ObjectNotFound:
+                return None
+
+    async def has_worker(self) -> bool:
+        """Whether a worker has asked for work lately."""
+        return (await self._deployment(SyncMode.FULL)).status is DeploymentStatus.READY
+
+    async def _deployment(self, mode: SyncMode) -> DeploymentResponse:
+        async with _in_time():
+            return await self._client.read_deployment_by_name(f"{FLOW_NAME}/{mode.value}")
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            yield
+    except ObjectNotFound:
+        raise PrefectUnavailable(
+            f"Prefect lacks a deployment of {FLOW_NAME}: run `prefect --no-prompt deploy --all`"
+        ) from None
+    except (httpx.HTTPError, TimeoutError) as error:
+        raise PrefectUnavailable(
+            f"Prefect does not answer ({type(error).__name__}): "
+            "check PREFECT_API_URL and that the server is up"
+        ) from None
+
+
+def _place_in_line(flow_run: FlowRun) -> tuple[int, datetime]:
+    state_type = flow_run.state_type or StateType.SCHEDULED
+    return _UNFINISHED.index(state_type), flow_run.expected_start_time or datetime.now(UTC)

@@ -1,0 +1,72 @@
+"""The parts that a sync needs, on this machine, for whatever the settings don't name."""
+
+import os
+import secrets
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from dotenv import dotenv_values
+from pydantic import SecretStr
+from rich.console import Console
+
+from scripts.local.hub import LocalHub, upsert_urls
+from scripts.local.mongod import local_mongod
+from scripts.local.prefect import local_prefect_server
+from scripts.seed_source import seed_source
+from tasks.entities import ENTITY_TYPES
+from tasks.mongo import database
+from tasks.settings import read_mongo_settings
+
+LOCAL: Final = Path(__file__).parents[2] / ".local"
+_console: Final = Console()
+
+
+def start_missing_parts(parts: ExitStack, prefect_port: int | None = None) -> bool:
+    """Start a part for each setting that neither the environment nor `.env` names.
+
+    What is started is named in the environment of this process, and stopped by `parts`.
+    Returns whether the Prefect server is one of them; it takes a free port unless told which.
+
+    Raises:
+        StartFailed: a part did not start.
+        SettingsError: a setting that is named is malformed.
+        MongoUnavailable: the MongoDB that is named doesn't answer.
+    """
+    settings = {**dotenv_values(".env"), **os.environ}
+    named = {name: value for name, value in settings.items() if value}
+    if "MONGODB_URI" not in named:
+        _start_mongodb(parts)
+    if named.keys().isdisjoint(entity_type.url_variable for entity_type in ENTITY_TYPES):
+        _start_hub(parts, named.get("ADMIN_SYNC_TOKEN") or secrets.token_urlsafe())
+    if "PREFECT_API_URL" in named:
+        return False
+    _start_prefect(parts, prefect_port)
+    return True
+
+
+def _start_mongodb(parts: ExitStack) -> None:
+    with _console.status("Starting MongoDB"):
+        uri = parts.enter_context(local_mongod(LOCAL / "mongodb"))
+    os.environ["MONGODB_URI"] = uri
+    inserted = seed_source(read_mongo_settings())
+    _console.print(f"MongoDB        {uri} ({inserted} of the seed's documents were new)")
+
+
+def _start_hub(parts: ExitStack, token: str) -> None:
+    settings = read_mongo_settings()
+    hub = LocalHub(
+        token=SecretStr(token),
+        database=database(settings).client[f"{settings.mongodb_database}_hub"],
+    )
+    parts.enter_context(hub)
+    os.environ["ADMIN_SYNC_TOKEN"] = token
+    os.environ.update(upsert_urls(hub.base_url))
+    _console.print(f"Stage 1 hub    {hub.base_url}")
+
+
+def _start_prefect(parts: ExitStack, port: int | None) -> None:
+    with _console.status("Starting the Prefect server"):
+        api_url = parts.enter_context(local_prefect_server(LOCAL / "prefect", port))
+    os.environ["PREFECT_API_URL"] = api_url
+    _console.print(f"Prefect        {api_url.removesuffix('/api')}")

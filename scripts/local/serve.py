@@ -1,0 +1,123 @@
+"""Opens every door on this machine: Prefect server, deployments, worker and REST API."""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from deployments.deploy import WORK_POOL
+from scripts.local.parts import LOCAL, start_missing_parts
+from scripts.local.process import StartFailed, answers, require_free, running, serve_until_stopped
+from tasks.mongo import MongoUnavailable
+from tasks.settings import SettingsError, read_api_settings, read_settings
+
+_REPOSITORY: Final = Path(__file__).parents[2]
+_WORKER_SETTINGS: Final = {"PREFECT_WORKER_QUERY_SECONDS": "5"}
+"""A run that somebody asks for begins soon, and yet the worker seldom disturbs a SQLite server."""
+_console: Final = Console()
+
+
+def main() -> int:
+    """Serve until Ctrl-C; 2 when something did not start."""
+    try:
+        return serve_until_stopped(_doors(_parser().parse_args().prefect_port))
+    except (SettingsError, MongoUnavailable) as failure:
+        print(failure, file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scripts/serve", description=__doc__)
+    parser.add_argument(
+        "--prefect-port",
+        type=int,
+        default=4200,
+        help="port of the Prefect server that is started, 0 for a free one; default: %(default)s",
+    )
+    return parser
+
+
+@contextmanager
+def _doors(prefect_port: int) -> Iterator[str]:
+    with ExitStack() as parts:
+        prefect_is_ours = start_missing_parts(parts, prefect_port or None)
+        read_settings()
+        with _console.status("Making the deployments"):
+            _run_module("deployments.deploy")
+        with _console.status("Starting the worker and the REST API"):
+            if prefect_is_ours:
+                parts.callback(_run_module, "scripts.local.end_runs")
+            parts.enter_context(_worker())
+            api_url = parts.enter_context(_rest_api())
+        yield _told(api_url)
+
+
+def _run_module(name: str) -> None:
+    """Run a module in a process of its own, which reads the settings from scratch."""
+    command = subprocess.run(
+        [sys.executable, "-m", name],
+        cwd=_REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    if command.returncode:
+        raise StartFailed(command.stderr.strip())
+
+
+@contextmanager
+def _worker() -> Iterator[None]:
+    log_path = LOCAL / "worker.log"
+    log_path.unlink(missing_ok=True)
+    with running(
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL],
+        name="The worker",
+        ready=lambda: "started!" in log_path.read_text(errors="replace"),
+        env={**os.environ, **_WORKER_SETTINGS},
+        log_path=log_path,
+        timeout_seconds=60.0,
+        cwd=_REPOSITORY,
+    ):
+        yield
+
+
+@contextmanager
+def _rest_api() -> Iterator[str]:
+    settings = read_api_settings()
+    require_free(settings.port, name="The REST API (ADMIN_API_PORT)")
+    base_url = f"http://{settings.host}:{settings.port}/api"
+    with running(
+        [sys.executable, "-m", "deployments.api"],
+        name="The REST API",
+        ready=lambda: answers(f"{base_url}/health", within_seconds=5),
+        log_path=LOCAL / "api.log",
+        timeout_seconds=60.0,
+        cwd=_REPOSITORY,
+    ):
+        yield base_url
+
+
+def _told(api_url: str) -> str:
+    dashboard = os.environ["PREFECT_API_URL"].removesuffix("/api")
+    return "\n".join(
+        [
+            f"Dashboard      {dashboard}/deployments",
+            f"REST API       {api_url}/docs",
+            f"Command line   PREFECT_API_URL={dashboard}/api prefect deployment run "
+            "admin-sync/full --watch",
+            f"Logs           {LOCAL}",
+            "Everything stays up until Ctrl-C.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

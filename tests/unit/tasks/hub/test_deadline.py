@@ -1,0 +1,411 @@
+"""The transport ends each request in time, whichever way the peer makes it wait."""
+
+import datetime
+import ipaddress
+import itertools
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tasks.entities import ENTITY_TYPES, entity_type_named
+from tasks.hub.client import HubAdminClient
+from tasks.hub.deadline import PunctualTransport
+from tasks.settings import read_settings
+
+TIMEOUT = 0.3
+SOON = 5.0
+"""Seconds: far beyond the timeout, far below what the peers here would take."""
+QUESTION = b"?"
+PATIENCE = 30.0
+SUCCESS = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+Answer = Callable[[socket.socket], None]
+
+
+@contextmanager
+def peer(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Answer the requests of all connections, return the port."""
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+    def serve(connection: socket.socket) -> None:
+        with suppress(OSError), wrapped(connection) as stream:
+            while has_asked(stream):
+                answer(stream)
+
+    def wrapped(connection: socket.socket) -> socket.socket:
+        return tls.wrap_socket(connection, server_side=True) if tls else connection
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def has_asked(stream: socket.socket) -> bool:
+    received = b""
+    while QUESTION not in received:
+        part = stream.recv(4096)
+        if not part:
+            return False
+        received += part
+    return True
+
+
+def succeeding(stream: socket.socket) -> None:
+    stream.sendall(SUCCESS)
+
+
+def dripping(head: bytes, drop: bytes) -> Answer:
+    def answer(stream: socket.socket) -> None:
+        stream.sendall(head)
+        for _ in range(600):
+            time.sleep(0.05)
+            stream.sendall(drop)
+
+    return answer
+
+
+def flooding(head: bytes, flood: bytes) -> Answer:
+    def answer(stream: socket.socket) -> None:
+        stream.sendall(head)
+        while True:
+            stream.sendall(flood)
+
+    return answer
+
+
+@contextmanager
+def transport(
+    tls: ssl.SSLContext | None = None, *, seconds: float = TIMEOUT
+) -> Iterator[PunctualTransport]:
+    with PunctualTransport(seconds, tls or ssl.create_default_context(), None) as transport:
+        yield transport
+
+
+def post(transport: PunctualTransport, url: str, content: bytes = QUESTION) -> bytes:
+    response = transport.handle_request(httpx.Request("POST", url, content=content))
+    try:
+        return response.read()
+    finally:
+        response.close()
+
+
+@contextmanager
+def over_soon() -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < SOON
+
+
+BODY_WITHOUT_END = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        dripping(b"", b""),
+        dripping(b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        dripping(BODY_WITHOUT_END, b"x"),
+        dripping(CHUNKED, b"1\r\nx\r\n"),
+        dripping(CHUNKED + b"1;", b"x"),
+        dripping(CHUNKED + b"0\r\nTrailer: ", b"x"),
+        dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        flooding(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100),
+        flooding(CHUNKED, b"1;" + b"x" * 1000 + b"\r\nx\r\n"),
+    ],
+    ids=[
+        "silence",
+        "header",
+        "body",
+        "chunks",
+        "chunk-header",
+        "trailer",
+        "1xx",
+        "1xx-flood",
+        "chunk-flood",
+    ],
+)
+def test_an_answer_without_end_is_over_in_time(answer: Answer) -> None:
+    with (
+        peer(answer) as port,
+        transport() as sender,
+        over_soon(),
+        pytest.raises(httpx.TimeoutException),
+    ):
+        post(sender, f"http://127.0.0.1:{port}/")
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 ", CHUNKED + b"1;", CHUNKED + b"0\r\nX: "]
+)
+def test_a_header_without_end_is_given_up_before_the_time_is_over(head: bytes) -> None:
+    with (
+        peer(flooding(head, b"x" * 10_000)) as port,
+        transport(seconds=PATIENCE) as sender,
+        pytest.raises(httpx.TransportError) as raised,
+    ):
+        post(sender, f"http://127.0.0.1:{port}/")
+    assert not isinstance(raised.value, httpx.TimeoutException)
+
+
+def test_a_peer_that_takes_the_request_in_by_drops_is_over_in_time() -> None:
+    def taking_drops(stream: socket.socket) -> None:
+        while stream.recv(10):
+            time.sleep(0.05)
+
+    with (
+        peer(taking_drops) as port,
+        transport() as sender,
+        over_soon(),
+        pytest.raises(httpx.TimeoutException),
+    ):
+        post(sender, f"http://127.0.0.1:{port}/", QUESTION + b"x" * 50_000_000)
+
+
+def test_a_connection_is_kept_and_each_request_has_its_own_time() -> None:
+    connections = set()
+
+    def answer(stream: socket.socket) -> None:
+        connections.add(stream.getpeername())
+        succeeding(stream)
+
+    with peer(answer) as port, transport(seconds=1) as sender:
+        assert post(sender, f"http://127.0.0.1:{port}/") == b"ok"
+        time.sleep(1)
+        assert post(sender, f"http://127.0.0.1:{port}/") == b"ok"
+    assert len(connections) == 1
+
+
+def test_after_an_answer_without_end_the_next_request_is_answered() -> None:
+    answers = iter([dripping(BODY_WITHOUT_END, b"x"), succeeding])
+
+    def answer(stream: socket.socket) -> None:
+        next(answers)(stream)
+
+    with peer(answer) as port, transport(seconds=1) as sender:
+        with pytest.raises(httpx.TimeoutException):
+            post(sender, f"http://127.0.0.1:{port}/")
+        assert post(sender, f"http://127.0.0.1:{port}/") == b"ok"
+
+
+def test_an_answer_that_nobody_asked_for_is_not_the_next_request_s() -> None:
+    with (
+        peer(lambda stream: stream.sendall(2 * SUCCESS)) as port,
+        transport(seconds=PATIENCE) as sender,
+    ):
+        url = f"http://127.0.0.1:{port}/"
+        assert post(sender, url) == b"ok"
+        with pytest.raises(httpx.TransportError, match="before its request"):
+            post(sender, url)
+        assert post(sender, url) == b"ok"
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 2", SUCCESS[:-10], SUCCESS[:-1]])
+def test_a_connection_that_is_reset(sent: bytes) -> None:
+    def answer(stream: socket.socket) -> None:
+        stream.sendall(sent)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stream.close()
+
+    with (
+        peer(answer) as port,
+        transport(seconds=PATIENCE) as sender,
+        pytest.raises(httpx.TransportError) as raised,
+    ):
+        post(sender, f"http://127.0.0.1:{port}/")
+    assert not isinstance(raised.value, httpx.TimeoutException)
+
+
+def test_an_answer_before_the_request_is_sent_counts() -> None:
+    def answer(stream: socket.socket) -> None:
+        stream.sendall(SUCCESS)
+        stream.shutdown(socket.SHUT_WR)
+        while stream.recv(1 << 20):
+            pass
+
+    with peer(answer) as port, transport(seconds=PATIENCE) as sender:
+        url = f"http://127.0.0.1:{port}/"
+        assert post(sender, url, QUESTION + b"x" * 5_000_000) == b"ok"
+
+
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """A port at 127.0.0.2 that never takes a connection: its backlog is full."""
+    with socket.create_server(("127.0.0.2", 0), backlog=0) as listener:
+        waiting = []
+        for _ in range(8):
+            caller = socket.socket()
+            caller.setblocking(False)
+            caller.connect_ex(listener.getsockname())
+            waiting.append(caller)
+        time.sleep(0.05)
+        yield listener.getsockname()[1]
+        for caller in waiting:
+            caller.close()
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    look_up = socket.getaddrinfo
+
+    def look_up_hub(host: str, *args: object, **kwargs: object) -> list[object]:
+        hosts = addresses if host == "hub.test" else [host]
+        return list(itertools.chain(*(look_up(each, *args, **kwargs) for each in hosts)))
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_hub)
+
+
+def test_addresses_that_do_not_answer_share_the_time(
+    deaf_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_to(monkeypatch, *["127.0.0.2"] * 100)
+    with transport() as sender, over_soon(), pytest.raises(httpx.TimeoutException):
+        post(sender, f"http://hub.test:{deaf_port}/")
+
+
+def test_the_next_address_of_a_host_is_tried(
+    deaf_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_to(monkeypatch, "127.0.0.2", "127.0.0.3")
+    with socket.create_server(("127.0.0.3", deaf_port)) as listener, transport(seconds=2) as sender:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            if has_asked(connection):
+                succeeding(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        assert post(sender, f"http://hub.test:{deaf_port}/") == b"ok"
+
+
+def test_a_slow_look_up_is_over_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up_slowly(*_: object, **__: object) -> None:
+        time.sleep(2 * SOON)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_slowly)
+    with transport() as sender, over_soon(), pytest.raises(httpx.TimeoutException):
+        post(sender, "http://hub.test/")
+
+
+@pytest.mark.parametrize("host", ["hub.invalid", "a..b", "x" * 64 + ".test"])
+def test_a_host_that_is_not_found(host: str) -> None:
+    with transport() as sender, over_soon(), pytest.raises(httpx.TransportError):
+        post(sender, f"http://{host}/")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that only itself vouches for, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hub")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path: Path = tmp_path_factory.mktemp("tls") / "peer.pem"
+    path.write_bytes(
+        certificate.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def server_tls(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+@pytest.fixture
+def client_tls(certificate: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certificate)
+
+
+def test_https(server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
+    with (
+        peer(succeeding, server_tls) as port,
+        transport(client_tls, seconds=PATIENCE) as sender,
+    ):
+        assert post(sender, f"https://127.0.0.1:{port}/") == b"ok"
+
+
+def test_a_certificate_that_nobody_vouches_for(server_tls: ssl.SSLContext) -> None:
+    with (
+        peer(succeeding, server_tls) as port,
+        transport(seconds=PATIENCE) as sender,
+        pytest.raises(httpx.TransportError, match="certificate"),
+    ):
+        post(sender, f"https://127.0.0.1:{port}/")
+
+
+def test_stage_1_is_not_told_the_token_without_a_sound_certificate(
+    server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADMIN_SYNC_TOKEN", "token")
+    monkeypatch.setenv("MONGODB_URI", "mongodb://localhost")
+    with peer(succeeding, server_tls) as port:
+        for entity_type in ENTITY_TYPES:
+            monkeypatch.setenv(entity_type.url_variable, f"https://127.0.0.1:{port}/")
+        client = HubAdminClient(read_settings())
+        error = client.upsert(entity_type_named("tenant"), "0" * 32, {"id": "a"}).error
+        client.close()
+    assert error is not None
+    assert error.code == "CONNECTION_ERROR"
+    assert "certificate" in error.message
+
+
+def test_a_dripping_answer_over_https_is_over_in_time(
+    server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    with (
+        peer(dripping(BODY_WITHOUT_END, b"x"), server_tls) as port,
+        transport(client_tls) as sender,
+        over_soon(),
+        pytest.raises(httpx.TimeoutException),
+    ):
+        post(sender, f"https://127.0.0.1:{port}/")
+
+
+@pytest.mark.parametrize("hello", [b"", b"\x16\x03\x03\x40\x00"])
+def test_a_tls_handshake_without_end_is_over_in_time(hello: bytes) -> None:
+    with (
+        peer(dripping(hello, b"\x02")) as port,
+        transport() as sender,
+        over_soon(),
+        pytest.raises(httpx.TransportError),
+    ):
+        post(sender, f"https://127.0.0.1:{port}/")
