@@ -26,7 +26,9 @@ from tasks.hub.gate import CircuitBreaker, Passage, SendGate
 from tasks.mongo import MongoUnavailable, database, identity, patience_with
 from tasks.settings import Settings, read_settings
 from tasks.slots import Slots, slots_of_process
-from tasks.source.reader import Batch, InvalidItem, Item, Known, Source
+from tasks.source.batch import Batch
+from tasks.source.item import InvalidItem, Item
+from tasks.source.reader import SourceReader, Unchanged
 from tasks.trail.audit import (
     CANCELLED,
     AuditTrail,
@@ -110,7 +112,7 @@ class Sender:
         self._skips_orphans = skips_orphans
         self._failed_keys: dict[str, frozenset[str]] = {}
         self._hub = hub_admin_client(settings)
-        self._source = Source(database(settings), patience_with(settings))
+        self._source = SourceReader(database(settings), patience_with(settings))
 
     def plan(self, entity_name: str) -> list[Batch]:
         """Plan a stage: record the duplicates, say how many items there are, cut the batches."""
@@ -200,14 +202,14 @@ class Sender:
     def _with_item(
         self,
         result: BatchResult,
-        item: Item | InvalidItem | Known,
+        item: Item | InvalidItem | Unchanged,
         prior: PriorStep | None,
         task_run: _TaskRun,
     ) -> BatchResult:
         """Do with an item what is left to be done, and count it."""
         if prior is not None and prior.is_settled_in(self.attempt.number):
             return result.with_item(prior.error)
-        if isinstance(item, Known):
+        if isinstance(item, Unchanged):
             return result.with_decision(Decisions(unchanged=1))
         if isinstance(item, InvalidItem):
             error = ItemError(VALIDATION_ERROR, item.fault, ErrorClass.PERMANENT)
@@ -235,7 +237,7 @@ class Sender:
             self._failed_keys[entity_name] = self.audit.failed_keys(self.run_id, entity_name)
         return self._failed_keys[entity_name]
 
-    def _read(self, batch: Batch) -> Iterator[Item | InvalidItem | Known]:
+    def _read(self, batch: Batch) -> Iterator[Item | InvalidItem | Unchanged]:
         if self._mode is SyncMode.CHANGED:
             return self._source.read_unless(batch, self.audit.confirmed)
         return self._source.read(batch)
@@ -247,7 +249,7 @@ class Sender:
         for item in self._read(batch):
             if identity(item.source_id) in prior_steps:
                 continue
-            if isinstance(item, Known):
+            if isinstance(item, Unchanged):
                 left_alone += Decisions(unchanged=1)
             else:
                 self._record(item, error)

@@ -12,7 +12,7 @@ from tasks.mongo import is_connection_lost
 from tasks.run import BatchResult, sender_of
 from tasks.settings import Settings, read_mongo_settings
 from tasks.slots import SlotsUnavailable
-from tasks.source.reader import Batch
+from tasks.source.batch import Batch
 from tasks.trail.audit import RunAttempt, RunId, audit_trail
 
 RETRY_JITTER_FACTOR = 0.3
