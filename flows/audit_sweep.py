@@ -24,7 +24,7 @@ from prefect.states import Cancelled, Completed, Crashed
 from flows.dashboard import publish_results_of
 from flows.state_mirror import FLOW_NAME, mirror_state
 from tasks.settings import MongoSettings, read_mongo_settings
-from tasks.trail.audit_trail import AuditTrail, audit_trail
+from tasks.trail.audit_trail import audit_trail
 from tasks.trail.fields import RunId
 from tasks.trail.liveness import UnfinishedRun
 from tasks.trail.stages import RunStatus

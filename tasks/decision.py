@@ -17,12 +17,8 @@ from tasks.errors import (
     ItemError,
     StopReason,
 )
-from tasks.source.item import InvalidItem, Item
-from tasks.source.reader import Unchanged
+from tasks.source.item import Found, InvalidItem, Item, Unchanged
 from tasks.trail.steps import PriorStep
-
-Found: TypeAlias = Item | InvalidItem | Unchanged
-"""A source document as a batch reads it."""
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ class ErrorClass(StrEnum):
 class ItemError:
     """Reason why an item is not in Stage 1; `message` is free of secrets."""
 
-    code: str = Field(examples=["NOT_FOUND"])
-    message: str = Field(examples=["client semperaltius does not exist"])
-    error_class: ErrorClass = Field(alias="class", examples=["permanent"])
+    code: str
+    message: str
+    error_class: ErrorClass = Field(alias="class")
 
 
 TIMEOUT: Final = "TIMEOUT"

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from prefect.context import SyncClientContext
 
-from tasks.decision import Found
 from tasks.entities import EntityType
 from tasks.errors import RUN_CANCELLED, ItemError, StopReason
 from tasks.hub.client import hub_admin_client
@@ -17,7 +16,7 @@ from tasks.mongo_errors import MongoError
 from tasks.settings import Settings, read_settings
 from tasks.slots import Slots, slots_of_process
 from tasks.source.batch import Batch
-from tasks.source.item import InvalidItem, Item
+from tasks.source.item import Found, InvalidItem, Item
 from tasks.source.reader import SourceReader
 from tasks.trail.audit_trail import audit_trail
 from tasks.trail.fields import RunId

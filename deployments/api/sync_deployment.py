@@ -28,7 +28,7 @@ from prefect.states import Cancelling
 
 from flows.dashboard import name_of_run
 from flows.state_mirror import FLOW_NAME
-from tasks.trail.audit import RunOptions, SyncMode
+from tasks.trail.runs import RunOptions, SyncMode
 
 _PATIENCE_SECONDS: Final = 10.0
 """How long Prefect may take for one of the calls below."""

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from tasks.trail.fields import RunId
-from tasks.trail.runs import RunRecord, Runs
+from tasks.trail.runs import Runs
 from tasks.trail.stages import RunStatus, StageRecord, StageTotals, Tally
 from tasks.trail.step_buffer import StepBuffer
 from tasks.trail.steps import Steps

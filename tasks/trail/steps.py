@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final
 
 from bson import MaxKey
-from pydantic import BeforeValidator, Field, PlainSerializer, computed_field
+from pydantic import Field, PlainSerializer, computed_field
 from pymongo import ASCENDING, DESCENDING, IndexModel, UpdateOne
 from pymongo.collection import Collection
 
@@ -68,7 +68,16 @@ Text = Annotated[Any, PlainSerializer(str, return_type=str, when_used="json")]
 class PriorStep(Record):
     """How far an item has come in a run."""
 
-    error: ItemError | None = None
+    error: ItemError | None = Field(
+        None,
+        examples=[
+            {
+                "code": "NOT_FOUND",
+                "message": "client semperaltius does not exist",
+                "class": "permanent",
+            }
+        ],
+    )
     """Why the item is not in; None for one that is."""
     attempts: int = Field(0, examples=[1])
     """How many requests were sent for it."""

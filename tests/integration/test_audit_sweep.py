@@ -10,11 +10,11 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelling, Crashed, Pending, Running, Suspended
+from tasks.trail.audit import RunOptions, audit_trail
 
 from flows.admin_sync import admin_sync
 from flows.audit_sweep import audit_sweep, end_dead_runs
 from tasks.settings import read_mongo_settings
-from tasks.trail.audit import RunOptions, audit_trail
 from tests.integration.served import forget_slots, process
 from tests.integration.world import Document, World, wait_until
 

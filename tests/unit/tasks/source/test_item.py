@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from scripts.seed_source import SEED_DOCUMENTS
 from tasks.entities import ENTITY_NAMES, ENTITY_TYPES, entity_type_named, in_sync_order, label_of
-from tasks.source.reader import BOOKKEEPING, InvalidItem, Item, item_from, request_id_of
+from tasks.source.item import BOOKKEEPING, InvalidItem, Item, item_from, request_id_of
 
 OID = ObjectId("507f1f77bcf86cd799439011")
 TENANT = {"_id": OID, "id": "acme", "name": "Acme", "version": 3}
