@@ -21,7 +21,8 @@ from tasks.errors import (
     ItemError,
     StopReason,
 )
-from tasks.hub.client import UpsertOutcome, hub_admin_client
+from tasks.hub.answer import UpsertOutcome
+from tasks.hub.client import hub_admin_client
 from tasks.hub.gate import CircuitBreaker, Passage, SendGate
 from tasks.mongo import MongoUnavailable, database, identity, patience_with
 from tasks.settings import Settings, read_settings
