@@ -24,7 +24,8 @@ from tasks.run import flow_run_of, run_here
 from tasks.settings import read_settings
 from tasks.stage import close_stage, plan_stage
 from tasks.trail.fields import RunId
-from tasks.trail.stages import Totals
+from tasks.trail.runs import RunOptions, SyncMode
+from tasks.trail.stages import StageTotals
 from tasks.upsert import upsert_task
 
 Entities = Annotated[list[EntityName], Field(min_length=1)]
@@ -47,7 +48,7 @@ async def admin_sync(
     dry_run: bool = False,
     skip_orphans: bool = False,
     trigger: Trigger = MANUAL,
-) -> State[Totals]:
+) -> State[StageTotals]:
     """Carry the backoffice into Stage 1; fails when an item is not in, and says which.
 
     Settings come from the environment and `.env`. A failed item does not stop the stages after
@@ -63,12 +64,14 @@ async def admin_sync(
         trigger: Who or what asked for this run; free text, for the audit trail.
     """
     settings = read_settings()
-    attempt = await asyncio.to_thread(begin_current_run, settings)
+    selected = in_sync_order(entities)
+    options = RunOptions(trigger, tuple(selected), SyncMode(mode), dry_run, skip_orphans)
+    attempt = await asyncio.to_thread(begin_current_run, settings, options)
     with flow_run_of(attempt) as run, stage_runner(settings) as task_runner:
         stage = sync_stage.with_options(task_runner=task_runner)
         progress = ProgressBoard(run)
         async with heartbeat(run):
-            for entity_type in in_sync_order(entities):
+            for entity_type in selected:
                 with progress.showing(entity_type):
                     state = await stage(str(run.id), entity_type, return_state=True)
                 await raise_unless_ended(state)
@@ -78,7 +81,7 @@ async def admin_sync(
 
 
 @flow(name="sync-stage", flow_run_name="{entity_type}")
-async def sync_stage(run_id: str, entity_type: EntityName) -> State[Totals]:
+async def sync_stage(run_id: str, entity_type: EntityName) -> State[StageTotals]:
     """Upsert all items of one entity type, one task run a batch; fails when an item is not in."""
     run = run_here(RunId(run_id))
     batches = await asyncio.to_thread(plan_stage, run, entity_type)

@@ -1,5 +1,6 @@
 """Carries Prefect's states of `admin-sync` flow runs into `sync_runs`."""
 
+from dataclasses import replace
 from typing import Any, Final
 
 from prefect import Flow
@@ -49,14 +50,15 @@ def open_run_of(trail: AuditTrail, flow_run: FlowRun) -> RunId:
     return trail.runs.open(str(flow_run.id), flow_run.name, options_of(flow_run))
 
 
-def begin_current_run(settings: MongoSettings) -> RunAttempt:
+def begin_current_run(settings: MongoSettings, options: RunOptions) -> RunAttempt:
     """Begin the next attempt of the flow run that runs here, in its own `sync_runs` document.
 
     Raises:
         MongoError: MongoDB is away, or does not let us.
     """
-    trail = audit_trail(settings)
-    return trail.runs.begin_attempt(open_run_of(trail, current_flow_run()))
+    runs, flow_run = audit_trail(settings).runs, current_flow_run()
+    asked = replace(options, trigger=trigger_of(flow_run))
+    return runs.begin_attempt(runs.open(str(flow_run.id), flow_run.name, asked))
 
 
 def current_flow_run() -> FlowRun:

@@ -188,7 +188,7 @@ def _run_table(runs: list[RunRecord]) -> Table:
     )
     for run in runs:
         table.add_row(
-            run.id,
+            str(run.id),
             status_text(run.status),
             _time(run.started_at),
             seconds_of(run),
@@ -201,7 +201,7 @@ def _run_table(runs: list[RunRecord]) -> Table:
 
 def _head(run: RunRecord) -> Table:
     head = Table.grid(whole("fact"), folding("value"), padding=(0, 1))
-    head.add_row("run_id", run.id)
+    head.add_row("run_id", str(run.id))
     head.add_row("run name", literal(run.flow_run_name))
     head.add_row("status", status_text(run.status))
     head.add_row("message", literal(run.message))

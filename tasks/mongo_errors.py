@@ -1,4 +1,4 @@
-"""Errors of MongoDB as an operator needs them: it is not there, does not allow it, or refuses it."""
+"""Errors of MongoDB as an operator needs them: not there, not allowed, or refused."""
 
 import re
 from collections.abc import Iterator, Mapping

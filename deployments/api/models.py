@@ -98,8 +98,8 @@ def _example_of(record: type[BaseModel]) -> dict[str, Any]:
     """Return an example of a record, made of those of its fields."""
     return {
         name: (field.examples or [field.default])[0]
-        for name, field in (record.model_fields | record.model_computed_fields).items()
-        if not getattr(field, "exclude", False)
+        for name, field in record.model_fields.items()
+        if not field.exclude
     }
 
 
@@ -119,4 +119,4 @@ _RUN_EXAMPLE: Final = {
 }
 RUN_RESPONSE: Final = _example(_RUN_EXAMPLE)
 RUNS_RESPONSE: Final = _example(_page_of(_RUN_EXAMPLE))
-STEPS_RESPONSE: Final = _example(_page_of(_example_of(StepRecord)))
+STEPS_RESPONSE: Final = _example(_page_of({**_example_of(StepRecord), "ok": False}))

@@ -73,7 +73,7 @@ class RunRecord(Record):
     started_at: UtcTime = Field(examples=["2024-01-01T00:00:00.000Z"])
     finished_at: UtcTime | None = Field(None, examples=["2024-01-01T00:00:10.000Z"])
     totals: Totals = Totals()
-    errors: list[RunErrorRecord] = []
+    errors: list[RunErrorRecord] = Field(default_factory=list)
     mode: SyncMode = Field(examples=["full"])
     dry_run: bool = False
     trigger: str | None = Field(examples=["REST API"])

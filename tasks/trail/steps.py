@@ -103,7 +103,7 @@ class Step(PriorStep):
         default_factory=lambda data: state_after(data["error"]), examples=["Failed"]
     )
 
-    @computed_field(examples=[False])  # type: ignore[prop-decorator]
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def ok(self) -> bool:
         return self.error is None

@@ -13,7 +13,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from tasks.entities import entity_type_named
-from tasks.mongo import Patience, identity
+from tasks.mongo import MongoRetry, identity
 from tasks.source.reader import SourceReader
 
 TENANT = entity_type_named("tenant")
@@ -40,7 +40,7 @@ def database(mongodb_uri: str) -> Iterator[Database[dict[str, Any]]]:
 
 
 def source_of(database: Database[dict[str, Any]]) -> SourceReader:
-    return SourceReader(database, Patience(database.client, seconds=30))
+    return SourceReader(database, MongoRetry(database.client, seconds=30))
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
-from tasks.trail.audit import RunStatus
+from tasks.trail.stages import RunStatus
 
 from tests.integration.world import REPOSITORY, Document, SyncRun, World
 

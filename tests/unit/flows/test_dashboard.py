@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
-from tasks.trail.audit import RunOptions, SyncMode
+from tasks.trail.runs import RunOptions, SyncMode
 
 from flows.dashboard import name_of_run
 from flows.state_mirror import trigger_of

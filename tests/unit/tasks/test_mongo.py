@@ -1,4 +1,4 @@
-"""How long a MongoDB that is away is waited for, and how soon it is given up after that."""
+"""MongoRetry: how long operations are repeated while MongoDB is away, and how soon given up then."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +8,8 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
 
-from tasks.mongo import MongoUnavailable, Patience
+from tasks.mongo import MongoRetry
+from tasks.mongo_errors import MongoRefused, MongoUnavailable
 
 
 @pytest.fixture
@@ -33,52 +34,52 @@ def failing(times: int, error: Exception) -> tuple[Callable[[], str], list[float
 @pytest.mark.parametrize("error", [AutoReconnect("gone"), CursorNotFound("restarted")])
 def test_an_operation_is_tried_until_mongodb_is_back(client: Any, error: Exception) -> None:
     operation, attempts = failing(2, error)
-    assert Patience(client, seconds=30).spend_on(operation) == "done"
+    assert MongoRetry(client, seconds=30).call(operation) == "done"
     assert len(attempts) == 3
 
 
 def test_what_mongodb_refuses_is_not_tried_again(client: Any) -> None:
     operation, attempts = failing(1, OperationFailure("no"))
-    with pytest.raises(OperationFailure):
-        Patience(client, seconds=30).spend_on(operation)
+    with pytest.raises(MongoRefused):
+        MongoRetry(client, seconds=30).call(operation)
     assert len(attempts) == 1
 
 
-def test_once_patience_is_spent_others_fail_at_once_until_mongodb_is_back(client: Any) -> None:
-    patience = Patience(client, seconds=0.3)
+def test_once_the_time_is_up_others_fail_at_once_until_mongodb_is_back(client: Any) -> None:
+    retry = MongoRetry(client, seconds=0.3)
     first, attempts = failing(1_000, AutoReconnect("mongodb://user:marked@host"))
     with pytest.raises(MongoUnavailable, match="check MONGODB_URI") as raised:
-        patience.spend_on(first)
+        retry.call(first)
     assert "marked" not in str(raised.value)
     assert len(attempts) > 1
 
     second, attempts = failing(0, AutoReconnect("gone"))
     with pytest.raises(MongoUnavailable):
-        patience.spend_on(second)
+        retry.call(second)
     assert attempts == []
     time.sleep(1.1)
     third, attempts = failing(1, AutoReconnect("gone"))
     with pytest.raises(MongoUnavailable):
-        patience.spend_on(third)
+        retry.call(third)
     assert len(attempts) == 1
     time.sleep(1.1)
-    assert patience.spend_on(third) == "done"
+    assert retry.call(third) == "done"
     fourth, attempts = failing(1, AutoReconnect("gone"))
-    assert patience.spend_on(fourth) == "done"
+    assert retry.call(fourth) == "done"
 
 
 def test_an_operation_that_alone_fails_is_given_up_too(client: Any) -> None:
-    patience = Patience(client, seconds=0.3)
+    retry = MongoRetry(client, seconds=0.3)
 
     def failing_while_others_succeed() -> None:
-        patience.spend_on(lambda: None)
+        retry.call(lambda: None)
         raise AutoReconnect("too large for the proxy")
 
     with pytest.raises(MongoUnavailable):
-        patience.spend_on(failing_while_others_succeed)
-    patience.spend_on(lambda: None)
+        retry.call(failing_while_others_succeed)
+    retry.call(lambda: None)
 
 
 def test_a_mongodb_that_never_answers_is_not_written_to(client: Any) -> None:
     with pytest.raises(MongoUnavailable):
-        Patience(client, seconds=0.1).await_mongodb()
+        MongoRetry(client, seconds=0.1).await_mongodb()
