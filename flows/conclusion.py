@@ -58,7 +58,7 @@ def conclusion(
         return Cancelled(message=f"Cancelled: {_items_in(totals)}", data=totals)
     if is_dry_run:
         return Completed(message=_would_do(totals), data=totals)
-    if totals.status is RunStatus.SUCCESS:
+    if totals.outcome is RunStatus.SUCCESS:
         return Completed(message=_items_in(totals), data=totals)
     message = _failures(tally)
     if stopped_because is not None:
@@ -93,4 +93,4 @@ def _would_do(totals: StageTotals) -> str:
 def _name_of_failure(totals: StageTotals, *, is_stopped: bool) -> str | None:
     if is_stopped:
         return STOPPED
-    return PARTIAL if totals.status is RunStatus.PARTIAL else None
+    return PARTIAL if totals.outcome is RunStatus.PARTIAL else None

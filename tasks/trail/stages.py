@@ -78,7 +78,7 @@ class StageTotals(Totals):
         return self.success + self.unchanged
 
     @property
-    def status(self) -> RunStatus:
+    def outcome(self) -> RunStatus:
         """Status that the counts alone say; nothing to do is a success."""
         if self.items_in == self.total:
             return RunStatus.SUCCESS

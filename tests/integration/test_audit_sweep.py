@@ -10,12 +10,12 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelling, Crashed, Pending, Running, Suspended
-from tasks.trail.audit_trail import audit_trail
-from tasks.trail.runs import RunOptions
 
 from flows.admin_sync import admin_sync
 from flows.audit_sweep import audit_sweep, end_dead_runs
 from tasks.settings import read_mongo_settings
+from tasks.trail.audit_trail import audit_trail
+from tasks.trail.runs import RunOptions
 from tests.integration.served import forget_slots, process
 from tests.integration.world import Document, World, wait_until
 

@@ -133,7 +133,8 @@ def test_two_workers_do_what_threads_do(world: World, scheduler: str) -> None:
     assert {step["task_run_id"] for step in run.steps} >= set(batches)
     with Client(scheduler) as client:
         executed = client.run(lambda dask_worker: dask_worker.state.executed_count)
-        assert len(executed) == len(WORKERS) and all(executed.values())
+        assert len(executed) == len(WORKERS)
+        assert all(executed.values())
 
 
 @pytest.mark.usefixtures("scheduler")

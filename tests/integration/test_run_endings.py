@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.states import Running
-from tasks.trail.audit_trail import audit_trail
-from tasks.trail.runs import RunOptions
-from tasks.trail.stages import RunStatus
-from tasks.trail.steps import Step
 
 from flows.admin_sync import admin_sync
 from flows.state_mirror import mirror_run
 from tasks.errors import HUB_UNAVAILABLE, StopReason
 from tasks.settings import read_mongo_settings
+from tasks.trail.audit_trail import audit_trail
+from tasks.trail.runs import RunOptions
+from tasks.trail.stages import RunStatus
+from tasks.trail.steps import Step
 from tests.integration.served import process
 from tests.integration.world import REPOSITORY, World, wait_until
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
-from tasks.trail.runs import RunOptions, SyncMode
 
 from flows.dashboard import name_of_run
 from flows.state_mirror import trigger_of
 from tasks.entities import ENTITY_NAMES
+from tasks.trail.runs import RunOptions, SyncMode
 
 
 def options(entities: Sequence[str] = ENTITY_NAMES, **asked: Any) -> RunOptions:

@@ -1,4 +1,4 @@
-"""MongoRetry: how long operations are repeated while MongoDB is away, and how soon given up then."""
+"""MongoRetry: how long operations are repeated while MongoDB is away, and when it is given up."""
 
 import time
 from collections.abc import Callable, Iterator
