@@ -21,7 +21,7 @@ from deployments.api.errors import UNAUTHORIZED, UNAVAILABLE, error_responses
 from deployments.api.syncs import BEARER
 from tasks.entities import ENTITY_NAMES
 from tasks.trail.figures import EntityFigures, Figures
-from tasks.trail.stages import REQUEST_BOUNDS_MS, RequestTimes, StageTotals
+from tasks.trail.stages import REQUEST_BOUNDS_MS, REQUEST_BUCKETS, RequestTimes, StageTotals
 
 _BY_TYPE: Final = ["entity_type"]
 _BOUNDS: Final = [
@@ -113,7 +113,8 @@ def _request_seconds(figures: dict[str, EntityFigures]) -> Metric:
 
 
 def _cumulative(requests: RequestTimes) -> list[tuple[str, float]]:
-    return list(zip(_BOUNDS, accumulate(requests.buckets), strict=True))
+    counts = [requests.buckets.get(name, 0) for name in REQUEST_BUCKETS]
+    return list(zip(_BOUNDS, accumulate(counts), strict=True))
 
 
 def _last_success(figures: dict[str, EntityFigures]) -> Metric:

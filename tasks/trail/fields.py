@@ -1,7 +1,7 @@
 """Types that the fields of the trail's documents share."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from bson import ObjectId
 from bson.errors import InvalidId
@@ -22,6 +22,13 @@ class Record(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+def stored(record: Record) -> dict[str, Any]:
+    """Return a record as it is stored: with the fields that are not shown."""
+    fields = type(record).model_fields.items()
+    hidden = {name: getattr(record, name) for name, field in fields if field.exclude}
+    return record.model_dump(by_alias=True) | hidden
 
 
 def _object_id(text: object) -> ObjectId:

@@ -12,7 +12,7 @@ from tasks.mongo_errors import mongo_errors
 from tasks.settings import MongoSettings
 from tasks.trail.stages import REQUEST_BUCKETS, RequestTimes, RunStatus, StageTotals
 
-_COUNTS: Final = ("total", "success", "failed", "skipped", "unchanged", "would_send")
+_COUNTS: Final = tuple(name for name in StageTotals.model_fields if name != "first")
 _HAS_SUCCEEDED: Final = {"$eq": ["$stages.status", RunStatus.SUCCESS.value]}
 _BY_ENTITY_TYPE: Final[Document] = {
     "_id": "$stages.entity_type",
@@ -74,6 +74,6 @@ def figures(settings: MongoSettings) -> Figures:
 
 
 def _figures(group: Document) -> EntityFigures:
-    buckets = tuple(group[name] for name in REQUEST_BUCKETS)
+    buckets = {name: group[name] for name in REQUEST_BUCKETS}
     requests = RequestTimes(group["count"], group["seconds"], buckets)
     return EntityFigures(StageTotals.model_validate(group), requests, group["last_success"])

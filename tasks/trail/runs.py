@@ -11,8 +11,9 @@ from pydantic import Field
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 from pymongo.collection import Collection
 
+from tasks.errors import StopReason
 from tasks.mongo import Document, MongoRetry, mongo_operation
-from tasks.trail.fields import Record, RunId, RunKey, UtcTime
+from tasks.trail.fields import Record, RunId, RunKey, UtcTime, stored
 from tasks.trail.stages import RunStatus, StageRecord, StageTotals, Totals, seconds_between
 
 RUN_INDEXES: Final = [
@@ -84,6 +85,12 @@ class RunRecord(Record):
     parameters: dict[str, Any] = Field({}, exclude=True)
     attempt: int = Field(0, exclude=True)
     """How many executions have begun."""
+    stopped_because: StopReason | None = Field(None, exclude=True)
+    """Why nothing more is sent."""
+    mirrored_at: datetime | None = Field(None, exclude=True)
+    """When Prefect's flow run entered the state that `status` is taken from."""
+    alive_at: datetime | None = Field(None, exclude=True)
+    """When the process of the run was last heard of, by MongoDB's clock."""
 
     @property
     def seconds(self) -> float | None:
@@ -122,9 +129,11 @@ class Runs:
             started_at=datetime.now(UTC),
             stages=[StageRecord(entity_type=entity_type) for entity_type in options.entities],
         )
+        document = stored(opening)
+        document["_id"] = document.pop("id")
         run = self._runs.find_one_and_update(
             {"flow_run_id": flow_run_id},
-            {"$setOnInsert": _written(opening)},
+            {"$setOnInsert": document},
             projection={"_id": True},
             upsert=True,
             return_document=ReturnDocument.AFTER,
@@ -150,11 +159,6 @@ class Runs:
     def find(self, run_id: RunId) -> RunRecord | None:
         """Return a run, None where there is none."""
         return run_record(self._runs.find_one({"_id": run_id}))
-
-    @mongo_operation
-    def find_by_flow_run(self, flow_run_id: str) -> RunRecord | None:
-        """Return the run of a Prefect flow run, None where there is none."""
-        return run_record(self._runs.find_one({"flow_run_id": flow_run_id}))
 
     @mongo_operation
     def mirror(self, run_id: RunId, status: RunStatus, message: str, at: datetime) -> None:
@@ -210,11 +214,6 @@ def sum_of(stages: Sequence[StageRecord]) -> Totals:
 
 ALIVE_NOW: Final[Mapping[str, Any]] = {"$currentDate": {"alive_at": True}}
 """Update that notes, by MongoDB's clock, that the process of a run lives."""
-
-
-def _written(run: RunRecord) -> Document:
-    shown = run.model_dump(exclude={"id", "flow_run_id"})
-    return {**shown, "parameters": run.parameters, "attempt": run.attempt}
 
 
 def _counts(

@@ -119,18 +119,19 @@ class Tally:
 class RequestTimes:
     """How long requests to Stage 1 took: how many, seconds in all, and how many a bucket.
 
-    Each request is counted in one of `buckets`, the first of `REQUEST_BOUNDS_MS` that holds it.
+    Each request is counted in one of `buckets`, the first of `REQUEST_BUCKETS` that holds it.
     """
 
     count: int = 0
     seconds: float = 0.0
-    buckets: tuple[int, ...] = (0,) * len(REQUEST_BOUNDS_MS)
+    buckets: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, durations_ms: Sequence[float]) -> "RequestTimes":
         """Return the times of requests that took so many milliseconds."""
-        filled = Counter(bisect_left(REQUEST_BOUNDS_MS, duration) for duration in durations_ms)
-        buckets = tuple(filled[index] for index in range(len(REQUEST_BOUNDS_MS)))
+        buckets = Counter(
+            REQUEST_BUCKETS[bisect_left(REQUEST_BOUNDS_MS, duration)] for duration in durations_ms
+        )
         return cls(len(durations_ms), sum(durations_ms) / 1000, buckets)
 
 
@@ -141,6 +142,7 @@ class StageRecord(StageTotals):
     status: RunStatus = Field(RunStatus.PENDING, examples=["failed"])
     started_at: UtcTime | None = Field(None, examples=["2024-01-01T00:00:06.000Z"])
     finished_at: UtcTime | None = Field(None, examples=["2024-01-01T00:00:08.000Z"])
+    requests: RequestTimes | None = Field(None, exclude=True)
 
     @property
     def seconds(self) -> float | None:
@@ -188,11 +190,7 @@ class Stages:
         """Add requests to those of a stage: a measure, not worth waiting for nor failing for."""
         if not times.count:
             return
-        filled = {
-            f"buckets.{name}": requests
-            for name, requests in zip(REQUEST_BUCKETS, times.buckets, strict=True)
-            if requests
-        }
+        filled = {f"buckets.{name}": requests for name, requests in times.buckets.items()}
         added = {"count": times.count, "seconds": times.seconds, **filled}
         try:
             self._runs.with_options(write_concern=_SOON).update_one(

@@ -14,7 +14,7 @@ from pymongo.collection import Collection
 from tasks.entities import label_of
 from tasks.errors import DUPLICATE_KEY, PARENT_FAILED, ErrorClass, ItemError
 from tasks.mongo import Document, MongoRetry, identity, mongo_operation
-from tasks.trail.fields import Record, RunId, RunKey, UtcTime
+from tasks.trail.fields import Record, RunId, RunKey, UtcTime, stored
 from tasks.trail.runs import RunErrorRecord
 from tasks.trail.stages import StageTotals, Tally
 
@@ -130,7 +130,7 @@ def state_after(error: ItemError | None) -> StepState:
 def upsert_of(step: Step) -> UpdateOne:
     """Return the write of a step; one that a later attempt of its run has written stays."""
     now = datetime.now(UTC)
-    fields = {**dict(step), "error": _written(step.error), "ok": step.ok, "updated_at": now}
+    fields = {**stored(step), "updated_at": now}
     source_id = fields.pop("source_id")
     key = {"run_id": fields.pop("run_id"), "entity_type": fields.pop("entity_type")}
     by_no_later_attempt = {"run_attempt": {"$not": {"$gt": step.run_attempt}}}
@@ -139,12 +139,6 @@ def upsert_of(step: Step) -> UpdateOne:
         {"$set": fields, "$setOnInsert": {"created_at": now}},
         upsert=True,
     )
-
-
-def _written(error: ItemError | None) -> Document | None:
-    if error is None:
-        return None
-    return {"code": error.code, "message": error.message, "class": error.error_class}
 
 
 class Steps:
