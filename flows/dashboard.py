@@ -35,7 +35,7 @@ _TRIGGER_LENGTH: Final = 60
 _MARKUP: Final = re.compile(
     r"[\\`*\[\]<&~@] | (?<!\w)_ | _(?!\w) | :(?=//) | (?<=www)\.", re.IGNORECASE | re.VERBOSE
 )
-"""What makes emphasis, links, images and HTML of a text that is taken for Markdown."""
+"""Marks of emphasis, links, images and HTML in a text that is taken for Markdown."""
 
 
 def name_of_run(options: RunOptions) -> str:

@@ -79,7 +79,7 @@ def status_text(status: RunStatus) -> Text:
 
 
 def literal(text: str | None) -> str:
-    """Return text from outside on one line, with what would steer the terminal made visible."""
+    """Return text from outside on one line, with characters that don't print written out."""
     if text is None:
         return _UNKNOWN
     return "".join(

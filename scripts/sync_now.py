@@ -47,7 +47,7 @@ _console: Final = literal_console()
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a run that has ended has left in the audit trail."""
+    """A run that has ended, and its items that are not in, as the audit trail has them."""
 
     run: RunRecord
     not_in: Page[StepRecord]

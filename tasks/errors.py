@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass as validated_dataclass
 
 
 class ErrorClass(StrEnum):
-    """What a failure means for the item and for the run (the table of the Stage 1 contract)."""
+    """Meaning of a failure for the item and for the run (the table of the Stage 1 contract)."""
 
     TRANSIENT = "transient"
     """Tried again, at most `ADMIN_RETRY_MAX` times."""

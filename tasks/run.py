@@ -100,7 +100,7 @@ class Run:
             yield found, prior.get(identity(found.source_id)) if prior else None
 
     def record(self, item: Item | InvalidItem, error: ItemError | None, **request: Any) -> None:
-        """Record an item's outcome, and what is known of its last request."""
+        """Record an item's outcome, with the facts of its last request."""
         self.trail.buffer.record(
             Step(
                 run_id=self.id,

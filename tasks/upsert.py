@@ -155,7 +155,7 @@ def send_batch(run: Run, batch: Batch, task_run_id: str) -> BatchResult:
 
     Raises:
         SlotsUnavailable: Prefect's API doesn't answer; nothing was sent.
-        MongoUnavailable: MongoDB stayed away; nothing was sent since that is known.
+        MongoUnavailable: MongoDB stayed away; nothing was sent meanwhile.
     """
     if run.settings.task_runner == "threads":
         _share_a_core()

@@ -34,7 +34,7 @@ class SyncMode(StrEnum):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What was asked of a run."""
+    """Options that were asked for."""
 
     trigger: str
     entities: tuple[str, ...]
@@ -99,7 +99,7 @@ class RunRecord(Record):
 
     @property
     def options(self) -> RunOptions:
-        """Options that were asked for."""
+        """Return the options that were asked for."""
         entities = tuple(stage.entity_type for stage in self.stages)
         skip_orphans = self.parameters.get("skip_orphans", False)
         return RunOptions(self.trigger or "", entities, self.mode, self.dry_run, skip_orphans)
