@@ -23,7 +23,7 @@ from tasks.errors import (
 )
 from tasks.hub.answer import UpsertOutcome
 from tasks.hub.client import hub_admin_client
-from tasks.hub.gate import CircuitBreaker, Passage, SendGate
+from tasks.hub.gate import CircuitBreaker, Permit, SendGate
 from tasks.mongo import MongoUnavailable, database, identity, patience_with
 from tasks.settings import Settings, read_settings
 from tasks.slots import Slots, slots_of_process
@@ -262,12 +262,12 @@ class Sender:
     def _send_item(
         self, item: Item, prior: PriorStep | None, task_run: _TaskRun
     ) -> ItemError | None:
-        passage = self.gate.pass_through()
-        if isinstance(passage, StopReason):
+        permit = self.gate.admit()
+        if isinstance(permit, StopReason):
             if prior:
                 return prior.error
-            return self._skip(item, passage.code, passage.message, task_run.id)
-        outcome = self._upsert(item, passage)
+            return self._skip(item, permit.code, permit.message, task_run.id)
+        outcome = self._upsert(item, permit)
         task_run.durations_ms.append(outcome.duration_ms)
         return self._record(
             item,
@@ -283,15 +283,15 @@ class Sender:
         error = ItemError(code, f"not sent: {why}", ErrorClass.SKIPPED)
         return self._record(item, error, task_run_id=task_run_id)
 
-    def _upsert(self, item: Item, passage: Passage) -> UpsertOutcome:
+    def _upsert(self, item: Item, permit: Permit) -> UpsertOutcome:
         try:
             self.audit.await_mongodb()
             outcome = self._hub.upsert(item.entity_type, item.request_id, item.body)
         except BaseException:
-            self.gate.give_back(passage)
+            self.gate.abandon(permit)
             raise
         self._heed(item, outcome)
-        if reason := self.gate.report(passage, outcome.error):
+        if reason := self.gate.report(permit, outcome.error):
             self.stop(reason)
         return outcome
 
