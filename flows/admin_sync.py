@@ -67,7 +67,7 @@ async def admin_sync(
     selected = in_sync_order(entities)
     options = RunOptions(trigger, tuple(selected), SyncMode(mode), dry_run, skip_orphans)
     attempt = await asyncio.to_thread(begin_current_run, settings, options)
-    with flow_run_of(attempt) as run, stage_runner(settings) as task_runner:
+    with flow_run_of(attempt, settings) as run, stage_runner(settings) as task_runner:
         stage = sync_stage.with_options(task_runner=task_runner)
         progress = ProgressBoard(run)
         async with heartbeat(run):

@@ -148,7 +148,7 @@ _runs_lock = threading.Lock()
 
 
 @contextmanager
-def flow_run_of(attempt: RunAttempt) -> Iterator[Run]:
+def flow_run_of(attempt: RunAttempt, settings: Settings) -> Iterator[Run]:
     """Hold the run open in the process of its flow run, and close it at the end.
 
     Its Prefect client is that of all task runs on threads of this process, too.
@@ -157,8 +157,8 @@ def flow_run_of(attempt: RunAttempt) -> Iterator[Run]:
         SlotsUnavailable: Prefect's API doesn't answer.
     """
     with SyncClientContext.get_or_create() as context:
-        run = _opened(attempt, Slots(context.client), is_here=True)
-        run.slots.limit_to(run.settings.concurrency)
+        run = _opened(attempt, settings, Slots(context.client), is_here=True)
+        run.slots.limit_to(settings.concurrency)
         with _runs_lock:
             _runs[attempt.run_id] = run
         try:
@@ -179,7 +179,9 @@ def run_of(attempt: RunAttempt) -> Run:
     with _runs_lock:
         run = _runs.get(attempt.run_id)
         if run is None or run.attempt != attempt:
-            run = _runs[attempt.run_id] = _opened(attempt, slots_of_process(), is_here=False)
+            slots = slots_of_process()
+            run = _opened(attempt, read_settings(), slots, is_here=False)
+            _runs[attempt.run_id] = run
             for earlier in list(_runs)[:-_RUNS_KEPT]:
                 del _runs[earlier]
         return run
@@ -194,8 +196,7 @@ def run_here(run_id: RunId) -> Run:
     return _runs[run_id]
 
 
-def _opened(attempt: RunAttempt, slots: Slots, *, is_here: bool) -> Run:
-    settings = read_settings()
+def _opened(attempt: RunAttempt, settings: Settings, slots: Slots, *, is_here: bool) -> Run:
     record = audit_trail(settings).runs.find(attempt.run_id)
     if record is None:
         raise LookupError(f"sync_runs has no run {attempt.run_id}")

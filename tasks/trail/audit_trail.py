@@ -23,7 +23,10 @@ _DURABLE: Final = WriteConcern(w="majority", j=True)
 
 @dataclass(frozen=True)
 class AuditTrail:
-    """The parts of an audit trail, one a job."""
+    """The parts of an audit trail, one a job.
+
+    Their methods wait for a MongoDB that is away, and raise `MongoError`.
+    """
 
     runs: Runs
     stages: Stages

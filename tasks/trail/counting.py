@@ -18,11 +18,7 @@ class Counting:
         self._buffer = buffer
 
     def tally(self, run_id: RunId, entity_type: str, left_alone: StageTotals) -> Tally:
-        """Count a stage: its steps, and the items that it left alone.
-
-        Raises:
-            MongoError: MongoDB is away, or does not let us.
-        """
+        """Count a stage: its steps, and the items that it left alone."""
         self._buffer.flush()
         return self._steps.tally(run_id, entity_type) + Tally(left_alone)
 
@@ -30,11 +26,7 @@ class Counting:
         """Note how a run ended at `at`, unless that is older news.
 
         Stages that it left open are counted, and end with it. Where batches run on other machines,
-        they may go on a little: so those stages are counted again.
-
-        Raises:
-            MongoError: MongoDB is away, or does not let us.
-        """
+        they may go on a little: so those stages are counted again."""
         self._buffer.flush()
         self._steps.fail_awaiting(run_id)
         run = self._runs.find(run_id)

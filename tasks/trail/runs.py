@@ -114,11 +114,7 @@ class Runs:
 
     @mongo_operation
     def open(self, flow_run_id: str, flow_run_name: str, options: RunOptions) -> RunId:
-        """Find or create the run of a Prefect flow run and return its `run_id`.
-
-        Raises:
-            MongoError: MongoDB is away, or does not let us.
-        """
+        """Find or create the run of a Prefect flow run and return its `run_id`."""
         opening = RunRecord(
             flow_run_id=flow_run_id,
             flow_run_name=flow_run_name,
@@ -142,11 +138,7 @@ class Runs:
 
     @mongo_operation
     def begin_attempt(self, run_id: RunId) -> RunAttempt:
-        """Begin the next execution of a run; an earlier one that still goes on counts no more.
-
-        Raises:
-            MongoError: MongoDB is away, or does not let us.
-        """
+        """Begin the next execution of a run; an earlier one that still goes on counts no more."""
         run = self._runs.find_one_and_update(
             {"_id": run_id},
             {"$inc": {"attempt": 1}, **ALIVE_NOW},

@@ -25,11 +25,7 @@ class Stops:
 
     @mongo_operation
     def stop(self, run_id: RunId, reason: StopReason) -> None:
-        """Let no process send anything more for a run; the first reason stays.
-
-        Raises:
-            MongoError: MongoDB is away, or does not let us.
-        """
+        """Let no process send anything more for a run; the first reason stays."""
         going_on = {"_id": run_id, "stopped_because": None}
         self._runs.update_one(going_on, {"$set": {"stopped_because": asdict(reason)}})
 
