@@ -11,7 +11,7 @@ from tasks.entities import entity_type_named
 from tasks.run import Run
 from tasks.source.batch import Batch
 from tasks.trail.stages import StageTotals, Tally
-from tasks.upsert import BatchResult
+from tasks.upsert import BatchCount
 
 
 def plan_stage(run: Run, entity_name: str) -> list[Batch]:
@@ -43,18 +43,19 @@ def close_stage(
     left_alone = StageTotals()
     for batch, future in zip(batches, futures, strict=True):
         outcome = future.result(raise_on_failure=False)
-        result = outcome if isinstance(outcome, BatchResult) else _write_off(run, batch, outcome)
-        left_alone += result.left_alone
+        is_broken = isinstance(outcome, BaseException)
+        totals = _write_off(run, batch, outcome) if is_broken else outcome.totals
+        left_alone += totals.left_alone
     return run.trail.counting.tally(run.id, entity_name, left_alone)
 
 
-def _write_off(run: Run, batch: Batch, cause: BaseException) -> BatchResult:
-    """Record a failure for each item of a batch that an exception left without an outcome."""
-    result = BatchResult()
+def _write_off(run: Run, batch: Batch, cause: BaseException) -> StageTotals:
+    """Record a failure for each item that an exception left without an outcome; count the rest."""
+    count = BatchCount()
     for found, prior in run.items(batch):
         match after_failed_batch(found, prior, cause):
             case Reject(item, error):
                 run.record(item, error)
             case LeaveUnchanged():
-                result = result.with_unchanged()
-    return result
+                count.add_unchanged()
+    return count.result().totals

@@ -2,9 +2,10 @@
 
 import os
 import sys
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
@@ -37,7 +38,7 @@ from tasks.source.item import Item
 from tasks.trail.audit_trail import audit_trail
 from tasks.trail.fields import RunId
 from tasks.trail.runs import RunAttempt
-from tasks.trail.stages import RequestTimes, StageTotals, left_alone
+from tasks.trail.stages import RequestTimes, StageTotals
 from tasks.trail.steps import PriorStep
 
 RETRY_JITTER_FACTOR: Final = 0.3
@@ -48,58 +49,65 @@ RETRYABLE: Final = (MongoUnavailable, SlotsUnavailable)
 
 @dataclass(frozen=True)
 class BatchResult:
-    """Items of a batch by outcome so far; `to_retry` of the failed ones are worth a retry.
+    """Items of a batch by outcome; `to_retry` of the failed ones are worth a retry."""
 
-    `unchanged` items and those that a dry run would send have no step; `first` is the natural key
-    of the first of the latter.
-    """
-
-    success: int = 0
-    failed: int = 0
-    skipped: int = 0
-    unchanged: int = 0
-    would_send: int = 0
-    first: str | None = None
+    totals: StageTotals
     to_retry: int = 0
     first_error: ItemError | None = None
 
-    @property
-    def left_alone(self) -> StageTotals:
-        """Items that have no step."""
-        return left_alone(self.unchanged, self.would_send, self.first)
-
-    def with_outcome(self, error: ItemError | None) -> Self:
-        """Return the result with one more item that is in, or is not for that error."""
-        if error is None:
-            return replace(self, success=self.success + 1)
-        is_skipped = error.error_class is ErrorClass.SKIPPED
-        return replace(
-            self,
-            failed=self.failed + int(not is_skipped),
-            skipped=self.skipped + int(is_skipped),
-            to_retry=self.to_retry + int(error.error_class is ErrorClass.TRANSIENT),
-            first_error=self.first_error or error,
-        )
-
-    def with_unchanged(self) -> Self:
-        """Return the result with one more item that an earlier run has sent."""
-        return replace(self, unchanged=self.unchanged + 1)
-
-    def with_would_send(self, natural_key: str) -> Self:
-        """Return the result with one more item that a real run would send."""
-        first = self.first or natural_key
-        return replace(self, would_send=self.would_send + 1, first=first)
-
     def as_state(self) -> State["BatchResult"]:
         """Return the Prefect state of the batch's task run."""
-        total = self.success + self.failed + self.skipped
-        counted = f"{self.success} of {total} items are in"
-        if without_step := self.left_alone.total:
+        without_step = self.totals.left_alone.total
+        with_step = self.totals.total - without_step
+        counted = f"{self.totals.success} of {with_step} items are in"
+        if without_step:
             counted += f", {without_step} were left alone"
         if self.first_error is None:
             return Completed(message=counted, data=self)
         why = f"{self.first_error.code}: {self.first_error.message}"
-        return Failed(message=why if total == 1 else f"{counted}; {why}", data=self)
+        return Failed(message=why if with_step == 1 else f"{counted}; {why}", data=self)
+
+
+class BatchCount:
+    """Counts the items of a batch by outcome, one after the other."""
+
+    def __init__(self) -> None:
+        self._items: Counter[str] = Counter()
+        self._to_retry = 0
+        self._first_to_send: str | None = None
+        self._first_error: ItemError | None = None
+
+    def add_outcome(self, error: ItemError | None) -> None:
+        """Count an item that is in, or is not for that error."""
+        if error is None:
+            self._items["success"] += 1
+            return
+        self._items["skipped" if error.error_class is ErrorClass.SKIPPED else "failed"] += 1
+        self._to_retry += error.error_class is ErrorClass.TRANSIENT
+        self._first_error = self._first_error or error
+
+    def add_unchanged(self) -> None:
+        """Count an item that an earlier run has sent."""
+        self._items["unchanged"] += 1
+
+    def add_would_send(self, natural_key: str) -> None:
+        """Count an item that a real run would send."""
+        self._items["would_send"] += 1
+        self._first_to_send = self._first_to_send or natural_key
+
+    def result(self) -> BatchResult:
+        """Return the result of the items so far."""
+        items = self._items
+        totals = StageTotals(
+            total=items.total(),
+            success=items["success"],
+            failed=items["failed"],
+            skipped=items["skipped"] + items["unchanged"] + items["would_send"],
+            unchanged=items["unchanged"],
+            would_send=items["would_send"],
+            first=self._first_to_send,
+        )
+        return BatchResult(totals, self._to_retry, self._first_error)
 
 
 @dataclass(frozen=True)
@@ -176,28 +184,27 @@ def _each_item(run: Run, batch: Batch, task_run: _TaskRun) -> BatchResult:
         is_dry_run=run.options.dry_run,
         failed_keys=run.failed_parents(entity_type_named(batch.entity_type)),
     )
-    result = BatchResult()
+    count = BatchCount()
     for found, prior in run.items(batch):
-        decision = decide(found, prior, conditions)
-        result = _carry_out(run, decision, prior, result, task_run)
-    return result
+        _carry_out(run, decide(found, prior, conditions), prior, count, task_run)
+    return count.result()
 
 
 def _carry_out(
-    run: Run, decision: Decision, prior: PriorStep | None, result: BatchResult, task_run: _TaskRun
-) -> BatchResult:
+    run: Run, decision: Decision, prior: PriorStep | None, count: BatchCount, task_run: _TaskRun
+) -> None:
     match decision:
         case Send(item, attempts):
-            return result.with_outcome(_send(run, item, attempts, prior, task_run))
+            count.add_outcome(_send(run, item, attempts, prior, task_run))
         case Reject(item, error):
             run.record(item, error, task_run_id=task_run.id)
-            return result.with_outcome(error)
+            count.add_outcome(error)
         case Keep(error):
-            return result.with_outcome(error)
+            count.add_outcome(error)
         case LeaveUnchanged():
-            return result.with_unchanged()
+            count.add_unchanged()
         case WouldSend(natural_key):
-            return result.with_would_send(natural_key)
+            count.add_would_send(natural_key)
 
 
 def _send(

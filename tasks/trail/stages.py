@@ -84,6 +84,18 @@ class StageTotals(Totals):
             return RunStatus.SUCCESS
         return RunStatus.PARTIAL if self.items_in else RunStatus.FAILED
 
+    @property
+    def left_alone(self) -> "StageTotals":
+        """Those of the items that are counted as skipped, and have no step."""
+        skipped = self.unchanged + self.would_send
+        return StageTotals(
+            total=skipped,
+            skipped=skipped,
+            unchanged=self.unchanged,
+            would_send=self.would_send,
+            first=self.first,
+        )
+
     def __add__(self, other: "StageTotals") -> "StageTotals":
         return StageTotals(
             total=self.total + other.total,
@@ -94,14 +106,6 @@ class StageTotals(Totals):
             would_send=self.would_send + other.would_send,
             first=self.first or other.first,
         )
-
-
-def left_alone(unchanged: int, would_send: int, first: str | None) -> StageTotals:
-    """Return the totals of items that are counted as skipped, and have no step."""
-    skipped = unchanged + would_send
-    return StageTotals(
-        total=skipped, skipped=skipped, unchanged=unchanged, would_send=would_send, first=first
-    )
 
 
 @dataclass(frozen=True)
@@ -152,11 +156,6 @@ class StageRecord(StageTotals):
     @property
     def is_open(self) -> bool:
         return self.status is RunStatus.RUNNING
-
-    @property
-    def left_alone(self) -> StageTotals:
-        """Items that have no step."""
-        return left_alone(self.unchanged, self.would_send, self.first)
 
     def ended(self, status: RunStatus, at: datetime) -> Self:
         """Return the stage as it is once it has ended at `at`."""
