@@ -8,6 +8,7 @@ from bson import ObjectId
 from tasks.errors import ErrorClass, ItemError
 from tasks.trail.fields import RunId
 from tasks.trail.runs import RunOptions
+from tasks.trail.stages import StageTotals
 from tasks.trail.steps import Step, state_after
 
 Document = dict[str, Any]
@@ -57,3 +58,11 @@ def step_document(
         "updated_at": at(0),
         **fields,
     }
+
+
+def left_alone(unchanged: int, would_send: int, first: str | None) -> StageTotals:
+    """Return the totals of items that have no step."""
+    skipped = unchanged + would_send
+    return StageTotals(
+        total=skipped, skipped=skipped, unchanged=unchanged, would_send=would_send, first=first
+    )

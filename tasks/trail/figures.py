@@ -74,6 +74,6 @@ def figures(settings: MongoSettings) -> Figures:
 
 
 def _figures(group: Document) -> EntityFigures:
-    buckets = {name: group[name] for name in REQUEST_BUCKETS}
+    buckets = {name: group[name] for name in REQUEST_BUCKETS if group[name]}
     requests = RequestTimes(group["count"], group["seconds"], buckets)
     return EntityFigures(StageTotals.model_validate(group), requests, group["last_success"])

@@ -11,8 +11,7 @@ from pymongo.database import Database
 from tasks.mongo_errors import MongoRefused, MongoUnavailable
 from tasks.settings import read_mongo_settings
 from tasks.trail.audit_trail import audit_trail
-from tasks.trail.stages import left_alone
-from tests.trail_documents import OPTIONS, new_step
+from tests.trail_documents import OPTIONS, left_alone, new_step
 
 Document = dict[str, Any]
 Indexes = Mapping[str, Any]

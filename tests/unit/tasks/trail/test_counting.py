@@ -10,10 +10,10 @@ from tasks.mongo import MongoRetry
 from tasks.trail.counting import Counting
 from tasks.trail.fields import RunId
 from tasks.trail.runs import RunRecord, Runs
-from tasks.trail.stages import RunStatus, Stages, StageTotals, Tally, Totals, left_alone
+from tasks.trail.stages import RunStatus, Stages, StageTotals, Tally, Totals
 from tasks.trail.step_buffer import StepBuffer
 from tasks.trail.steps import Steps
-from tests.trail_documents import PERMANENT, TRANSIENT, at, step_document
+from tests.trail_documents import PERMANENT, TRANSIENT, at, left_alone, step_document
 
 Document = dict[str, Any]
 CRASHED, SUCCESS, RUNNING = RunStatus.CRASHED, RunStatus.SUCCESS, RunStatus.RUNNING

@@ -57,10 +57,8 @@ def test_a_flow_run_opens_one_run_however_often(
     assert found(runs, run_id).options == asked
 
 
-def test_a_run_is_found_by_its_id_and_by_its_flow_run(runs: Runs, run_id: RunId) -> None:
-    assert runs.find_by_flow_run("a flow run") == found(runs, run_id)
+def test_a_run_that_is_not_there(runs: Runs) -> None:
     assert runs.find(ObjectId()) is None
-    assert runs.find_by_flow_run("another") is None
 
 
 def test_attempts_are_counted_and_show_that_they_live(
