@@ -43,7 +43,7 @@ class RunAccepted(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    run_id: str
+    run_id: str = Field(examples=[RUN_ID_EXAMPLE])
     status: RunStatus
     message: str
 
@@ -51,27 +51,15 @@ class RunAccepted(BaseModel):
 class RunStarted(RunAccepted):
     """A sync has been handed to Prefect."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"run_id": RUN_ID_EXAMPLE, "status": "pending", "message": "Sync started"}]
-        },
-    )
+    status: RunStatus = Field(examples=["pending"])
+    message: str = Field(examples=["Sync started"])
 
 
 class RunCancelled(RunAccepted):
     """A sync is being cancelled, or is cancelled already."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "run_id": RUN_ID_EXAMPLE,
-                    "status": "running",
-                    "message": "The sync is being cancelled",
-                }
-            ]
-        },
-    )
+    status: RunStatus = Field(examples=["running"])
+    message: str = Field(examples=["The sync is being cancelled"])
 
 
 class PartHealth(BaseModel):
