@@ -81,8 +81,8 @@ class PriorStep(Record):
     """Why the item is not in; None for one that is."""
     attempts: int = Field(0, examples=[1])
     """How many requests were sent for it."""
-    run_attempt: int = Field(exclude=True)
-    """Which execution of the run has recorded it, from 1."""
+    run_attempt: int = Field(0, exclude=True)
+    """Which execution of the run has recorded it, from 1; 0 in steps of older versions."""
 
 
 class Step(PriorStep):
