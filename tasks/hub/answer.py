@@ -25,7 +25,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class UpsertOutcome:
-    """What one request came to: no `error` means that Stage 1 confirmed the item.
+    """The result of one request: no `error` means that Stage 1 confirmed the item.
 
     `http_status` is None where no response came. `retry_after_seconds` is what Stage 1 asked for.
     """
@@ -40,7 +40,7 @@ class UpsertOutcome:
 def answer_from(
     status: int, headers: Sequence[tuple[bytes, bytes]], body: Iterable[bytes]
 ) -> Answer:
-    """Take over what counts of a response, and read no more of its body than that."""
+    """Read the answer from an HTTP response; of its body no more than the limit and a bit."""
     retry_after = [value for name, value in headers if name.lower() == b"retry-after"]
     return Answer(
         status,
@@ -50,7 +50,7 @@ def answer_from(
 
 
 def outcome_of(answer: Answer, duration_ms: float, secrets: Sequence[str]) -> UpsertOutcome:
-    """Return what an answer means; no text of the outcome holds one of the secrets."""
+    """Classify an answer; no text of the outcome holds one of the secrets."""
     content = _json_object(answer.body)
     if answer.status == HTTP_OK and content.get("ok") is True:
         sync_id = cleaned(content.get("sync_id"), secrets) or None

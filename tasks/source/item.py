@@ -148,7 +148,7 @@ def _natural_key(entity_type: EntityType, document: Document) -> str | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a string has no lone surrogates: it was UTF-8 in MongoDB."""
+    """Return whether a text has no lone surrogates: it was UTF-8 in MongoDB."""
     if text.isascii():
         return True
     try:

@@ -1,4 +1,4 @@
-"""What an answer of Stage 1 comes to: the item is in, it is refused, or that is no answer."""
+"""From an answer of Stage 1 to an outcome: the item is in, it is refused, or it is no answer."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ YEAR = 365 * 86_400
 
 
 def outcome(body: Any = b"", status: int = 200, retry_after: str | None = None) -> UpsertOutcome:
-    """What comes of an answer with this body, given as it is sent or as what its JSON holds."""
+    """Return the outcome of an answer with this body: bytes as they are, anything else as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return outcome_of(Answer(status, retry_after, content), 1.5, spellings_of(TOKEN))
 

@@ -182,8 +182,8 @@ def test_a_header_without_end_is_given_up_before_the_time_is_over(head: bytes) -
 
 def test_a_peer_that_takes_the_request_in_by_drops_is_over_in_time() -> None:
     def taking_drops(stream: socket.socket) -> None:
-        while stream.recv(10):
-            time.sleep(0.05)
+        while stream.recv(40_000):
+            time.sleep(DROP_SECONDS)
 
     with (
         peer(taking_drops) as port,

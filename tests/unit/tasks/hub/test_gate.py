@@ -200,7 +200,7 @@ def fail(gate: SendGate, times: int = 1) -> None:
 
 
 def are_held(senders: list["Future[Admission]"]) -> bool:
-    """Whether none of the senders is admitted for a while."""
+    """Return whether none of the senders is admitted for a while."""
     wait(senders, timeout=3 * SHORT, return_when=FIRST_COMPLETED)
     return not any(sender.done() for sender in senders)
 
