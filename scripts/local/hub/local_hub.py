@@ -42,8 +42,7 @@ _LONGEST_STOP_SECONDS: Final = 0.05
 class LocalHub:
     """The hub as a server on 127.0.0.1, on threads of this process, while it is entered.
 
-    Port 0 takes a free one. `latency_ms` is added to each upsert. Entered again, the hub has the
-    same port and remembers everything.
+    Port 0 takes a free one. `latency_ms` is added to each upsert.
     """
 
     def __init__(
@@ -67,14 +66,26 @@ class LocalHub:
         return f"http://{LOCALHOST}:{self._port}"
 
     def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Listen; after a stop on the same port, and with all that the hub remembers.
+
+        Raises:
+            StartFailed: the port is taken.
+        """
         require_free(self._port, name="The hub")
         self._server = HttpServer((LOCALHOST, self._port), self._respond)
         self._port = self._server.server_port
         serve = partial(self._server.serve_forever, poll_interval=_LONGEST_STOP_SECONDS)
         threading.Thread(target=serve, name="local-hub", daemon=True).start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """Refuse connections, and cut those that are open."""
         self._server.stop()
 
     def reset(self) -> None:

@@ -42,7 +42,6 @@ class HttpServer(ThreadingHTTPServer):
         return connection, address
 
     def stop(self) -> None:
-        """Refuse connections, and cut those that are open."""
         self.shutdown()
         self.server_close()
         for connection in self._connections:
