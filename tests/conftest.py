@@ -1,14 +1,24 @@
 """Every test starts from a machine without settings: no variables, no .env, no Prefect profile."""
 
 import atexit
+import fcntl
 import os
 import shutil
+import signal
+import sqlite3
 import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
+
+from scripts.local.prefect import local_prefect_server
 
 _FOREIGN = ("ADMIN_", "MONGODB_", "PREFECT_")
 
@@ -22,31 +32,94 @@ os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
 os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 os.environ["DO_NOT_TRACK"] = "1"
 
-_TOGETHER = {
-    "tests/integration/test_api.py": "one API and its Prefect server",
-    "tests/integration/test_alerts.py": "one Prefect server with alerts",
-    "tests/integration/test_intruders.py": "one API without a token",
-    "tests/integration/test_chaos.py": "one set of parts that are killed",
-    "tests/e2e/test_doors.py": "one ./scripts/serve",
-    "tests/e2e/test_dashboard.py": "one ./scripts/serve with a browser",
-    "tests/e2e/test_run_command.py": "one fresh checkout",
-    "tests/e2e/test_serve_ends.py": "one fresh checkout",
-}
-"""Files whose tests take turns on one worker, by what they share."""
+# A job in the background is started with SIGINT ignored, and so would be all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No example fails for the speed of the machine.
+settings.register_profile(
+    "tests", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
+
+_LONGEST_FIRST = (
+    "tests/e2e/test_run_command.py",
+    "tests/e2e/test_doors.py",
+    "tests/e2e/test_dashboard.py",
+    "tests/integration/test_slots.py::test_a_killed_process_blocks_the_next_run_no_longer_than",
+    "tests/integration/test_api.py",
+    "tests/integration/test_chaos.py",
+    "tests/integration/test_alerts.py",
+    "tests/integration/test_intruders.py",
+)
+"""What is run first. The tests of a file that stands here share servers: one worker takes them."""
+
+
+def _place(nodeid: str) -> int:
+    for place, start in enumerate(_LONGEST_FIRST):
+        if nodeid.startswith(start):
+            return place
+    return len(_LONGEST_FIRST)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _place(item.nodeid))
 
 
 class _Scheduling(LoadScopeScheduling):
-    """With `-n`, a worker takes what stays together or a single test; the largest come first."""
+    """With `-n`, a worker takes the tests of a file that share servers, or a single test."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return _TOGETHER.get(nodeid.partition("::")[0], nodeid)
+        place = _place(nodeid)
+        return _LONGEST_FIRST[place] if place < len(_LONGEST_FIRST) else nodeid
+
+    def _reschedule(self, node: WorkerController) -> None:
+        """Keep no more than one test waiting behind the one that runs, which may take long."""
+        if not self.workqueue or self._pending_of(self.assigned_work[node]) < 2:
+            super()._reschedule(node)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Scheduling:
+    config.option.loadscopereorder = False
     return _Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)
 def _no_dot_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def prefect_database(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Prefect database as the first start of a server leaves it, kept for later sessions.
+
+    The migrations that make it are half of such a start.
+    """
+    assert pytestconfig.cache is not None
+    database = pytestconfig.cache.mkdir("prefect") / f"{version('prefect')}.db"
+    with database.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not database.exists():
+            _make_prefect_database(tmp_path_factory.mktemp("first prefect")).replace(database)
+    return database
+
+
+def _make_prefect_database(home: Path) -> Path:
+    with local_prefect_server(home):
+        """It has made its database by then."""
+    made, copied = home / "prefect.db", home / "copy.db"
+    with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(copied)) as target:
+        source.backup(target)
+    return copied
+
+
+@pytest.fixture(scope="session")
+def prefect_home_in(prefect_database: Path) -> Callable[[Path], Path]:
+    """Make a folder the home of a Prefect server that starts soon."""
+
+    def make(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(prefect_database, folder / "prefect.db")
+        return folder
+
+    return make

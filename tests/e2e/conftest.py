@@ -1,7 +1,7 @@
 """A fresh checkout, installed by its first `./scripts/run`, and one that is served all along."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,9 +20,12 @@ def first_run(checkout: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="session")
-def installed_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed_checkout(
+    prefect_home_in: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     checkout = copy_repository(tmp_path_factory.mktemp("installed checkout") / "project")
     lend_environment(checkout)
+    prefect_home_in(checkout / ".local" / "prefect")
     return checkout
 
 

@@ -1,12 +1,13 @@
 """Real parts for the integration tests: one mongod, Prefect server and hub a session."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from pymongo import MongoClient
 
 from scripts.local.mongod import local_mongod
 from scripts.local.prefect import local_prefect_server
@@ -15,13 +16,20 @@ from tests.integration.world import Hub, World, started_hub
 
 @pytest.fixture(scope="session")
 def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with local_mongod(tmp_path_factory.mktemp("mongod") / "data") as uri:
+    with (
+        local_mongod(tmp_path_factory.mktemp("mongod") / "data") as uri,
+        MongoClient(uri) as client,
+    ):
+        # Documents expire at once, but for the first minute, which goes by the default.
+        client.admin.command("setParameter", 1, ttlMonitorSleepSecs=1)
         yield uri
 
 
 @pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("prefect")
+def prefect_home(
+    prefect_home_in: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return prefect_home_in(tmp_path_factory.mktemp("prefect"))
 
 
 @pytest.fixture(scope="session")
