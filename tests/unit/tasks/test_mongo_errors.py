@@ -90,6 +90,7 @@ def duplicate() -> DuplicateKeyError:
             ),
             NO_PRIMARY,
         ),
+        (ServerSelectionTimeoutError(f"No primary available for writes, {TOPOLOGY}"), NO_PRIMARY),
         (NotPrimaryError("not primary", {"code": 10107, "errmsg": "not primary"}), NO_PRIMARY),
     ],
 )
