@@ -161,6 +161,8 @@ def test_the_uri_says_how_long_operations_are_repeated(
     [
         ("mongodb://user:marked%zz@host", "InvalidURI"),
         ("mongodb://marked,host/?directConnection=true", "ConfigurationError"),
+        ("mongodb://host/?tls=true&tlsCAFile=/no/marked", "ConfigurationError"),
+        (f"mongodb://host/?tls=true&tlsCAFile={__file__}", "ConfigurationError"),
     ],
 )
 def test_a_uri_that_can_not_be_used_is_told_without_it(
