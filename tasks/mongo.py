@@ -155,7 +155,7 @@ def _connection(uri: str) -> _Connection:
                 tz_aware=True,
                 serverSelectionTimeoutMS=min(retry_ms, _ATTEMPT_MS),
             )
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise mongo_error(ConfigurationError(type(error).__name__)) from None
     return _Connection(client, MongoRetry(client, retry_ms / 1000))
 

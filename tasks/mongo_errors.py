@@ -74,7 +74,7 @@ def _what_to_check(text: str) -> str:
         return "TLS fails: check the tls options of MONGODB_URI and the server's certificate"
     if "replica set name" in text:
         return "no member of the replica set that MONGODB_URI names is found: check replicaSet"
-    if "Primary()" in text or "not primary" in text:
+    if any(sign in text for sign in ("Primary()", "No primary", "not primary")):
         return "its replica set has no primary that can be reached: check the members of the set"
     return "check MONGODB_URI and that the server is up"
 

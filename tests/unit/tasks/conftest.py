@@ -1,6 +1,7 @@
 """An audit trail in memory: mongomock, with the indexes that `audit_trail` makes."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import mongomock
 import pytest
@@ -26,8 +27,9 @@ def database() -> Database[Document]:
 
 
 @pytest.fixture
-def retry(database: Database[Document]) -> MongoRetry:
-    return MongoRetry(database.client, seconds=0)
+def retry() -> MongoRetry:
+    client_that_finds_mongodb = Mock()
+    return MongoRetry(client_that_finds_mongodb, seconds=0)
 
 
 @pytest.fixture
