@@ -23,7 +23,7 @@ from prefect.types import SecretDict
 from pydantic import SecretStr
 
 from flows.admin_sync import admin_sync, sync_stage
-from flows.state_mirror import PARTIAL, STOPPED
+from flows.conclusion import PARTIAL, STOPPED
 from tasks.settings import AlertSettings
 
 ALERTS: Final = "admin-sync: failed, crashed or late"

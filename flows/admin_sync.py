@@ -10,27 +10,22 @@ from pydantic import Field
 
 from flows.dashboard import (
     ProgressBoard,
-    conclude,
     log_stage,
     name_of_current_run,
     publish_results,
     task_runs_unlogged,
 )
-from flows.heartbeat import attended
-from flows.state_mirror import (
-    FLOW_NAME,
-    MANUAL,
-    begin_current_run,
-    conclusion,
-    mirror_run,
-    mirror_stage,
-    raise_unless_settled,
-)
+from flows.ending import end_run, end_stage, raise_unless_ended
+from flows.heartbeat import heartbeat
+from flows.state_mirror import FLOW_NAME, MANUAL, begin_current_run, mirror_run
 from flows.task_runners import stage_runner
 from tasks.entities import ENTITY_NAMES, EntityName, in_sync_order
-from tasks.run import sender_here, sending
+from tasks.run import flow_run_of, run_here
 from tasks.settings import read_settings
-from tasks.trail.audit import RunId, RunOptions, SyncMode, Totals
+from tasks.stage import close_stage, plan_stage
+from tasks.trail.fields import RunId
+from tasks.trail.runs import RunOptions, SyncMode
+from tasks.trail.stages import StageTotals
 from tasks.upsert import upsert_task
 
 Entities = Annotated[list[EntityName], Field(min_length=1)]
@@ -53,7 +48,7 @@ async def admin_sync(
     dry_run: bool = False,
     skip_orphans: bool = False,
     trigger: Trigger = MANUAL,
-) -> State[Totals]:
+) -> State[StageTotals]:
     """Carry the backoffice into Stage 1; fails when an item is not in, and says which.
 
     Settings come from the environment and `.env`. A failed item does not stop the stages after
@@ -71,36 +66,27 @@ async def admin_sync(
     settings = read_settings()
     selected = in_sync_order(entities)
     options = RunOptions(trigger, tuple(selected), SyncMode(mode), dry_run, skip_orphans)
-    attempt = await asyncio.to_thread(begin_current_run, options)
-    run_id = attempt.run_id
-    progress = ProgressBoard(run_id)
-    with sending(attempt) as sender, stage_runner(settings) as task_runner:
+    attempt = await asyncio.to_thread(begin_current_run, settings, options)
+    with flow_run_of(attempt, settings) as run, stage_runner(settings) as task_runner:
         stage = sync_stage.with_options(task_runner=task_runner)
-        async with attended(sender):
+        progress = ProgressBoard(run)
+        async with heartbeat(run):
             for entity_type in selected:
                 with progress.showing(entity_type):
-                    state = await stage(str(run_id), entity_type, return_state=True)
-                await raise_unless_settled(state)
-                await asyncio.to_thread(log_stage, run_id, entity_type, state)
+                    state = await stage(str(run.id), entity_type, return_state=True)
+                await raise_unless_ended(state)
+                await asyncio.to_thread(log_stage, run, entity_type, state)
             await progress.finish()
-        return await asyncio.to_thread(conclude, sender)
+        return await asyncio.to_thread(end_run, run)
 
 
-@flow(
-    name="sync-stage",
-    flow_run_name="{entity_type}",
-    on_running=[mirror_stage],
-    on_completion=[mirror_stage],
-    on_failure=[mirror_stage],
-    on_cancellation=[mirror_stage],
-    on_crashed=[mirror_stage],
-)
-async def sync_stage(run_id: str, entity_type: EntityName) -> State[Totals]:
+@flow(name="sync-stage", flow_run_name="{entity_type}")
+async def sync_stage(run_id: str, entity_type: EntityName) -> State[StageTotals]:
     """Upsert all items of one entity type, one task run a batch; fails when an item is not in."""
-    sender = sender_here(RunId(run_id))
-    batches = await asyncio.to_thread(sender.plan, entity_type)
-    with sender.stopping_on_error(), task_runs_unlogged():
-        futures = upsert_task(sender.settings).map(unmapped(sender.attempt), batches)
+    run = run_here(RunId(run_id))
+    batches = await asyncio.to_thread(plan_stage, run, entity_type)
+    with run.stopping_on_error(), task_runs_unlogged():
+        futures = upsert_task(run.settings).map(unmapped(run.attempt), batches)
         await asyncio.to_thread(wait, futures)
-    await asyncio.to_thread(sender.settle, entity_type, batches, futures)
-    return await asyncio.to_thread(conclusion, sender, entity_type)
+    tally = await asyncio.to_thread(close_stage, run, entity_type, batches, futures)
+    return await asyncio.to_thread(end_stage, run, entity_type, tally)

@@ -23,8 +23,11 @@ from prefect.states import Cancelled, Completed, Crashed
 
 from flows.dashboard import publish_results_of
 from flows.state_mirror import FLOW_NAME, mirror_state
-from tasks.settings import read_mongo_settings
-from tasks.trail.audit import RunStatus, UnfinishedRun, audit_trail
+from tasks.settings import MongoSettings, read_mongo_settings
+from tasks.trail.audit_trail import audit_trail
+from tasks.trail.fields import RunId
+from tasks.trail.liveness import UnfinishedRun
+from tasks.trail.stages import RunStatus
 
 SILENT_SECONDS: Final = 45.0
 """A run of which nothing was heard for so long has no process any more; it is heard of each 10.
@@ -32,6 +35,7 @@ SILENT_SECONDS: Final = 45.0
 Less than passes from a death to the automation that tells Prefect of it (50 seconds at least).
 """
 _BEGUN: Final = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+_IS_BEGUN: Final = FlowRunFilterState(type=FlowRunFilterStateType(any_=_BEGUN))
 _GONE: Final = "Its process is gone: nothing was heard of it any more"
 _UNKNOWN: Final = "Prefect has no record of this run, and nothing was heard of its process any more"
 
@@ -39,27 +43,24 @@ _UNKNOWN: Final = "Prefect has no record of this run, and nothing was heard of i
 @flow(name="audit-sweep")
 async def audit_sweep() -> State[list[str]]:
     """End the runs whose process is gone, in Prefect and in the audit trail."""
-    ended = await asyncio.to_thread(end_dead_runs)
+    ended = await asyncio.to_thread(end_dead_runs, read_mongo_settings())
     for flow_run_id in ended:
         get_run_logger().warning("Ended flow run %s, whose process is gone", flow_run_id)
     return Completed(message=f"{len(ended)} runs had no process any more", data=ended)
 
 
-def end_dead_runs(silent_seconds: float = SILENT_SECONDS) -> list[str]:
+def end_dead_runs(settings: MongoSettings, silent_seconds: float = SILENT_SECONDS) -> list[str]:
     """End the runs of which nothing was heard for so long; return their flow run ids.
 
     A run that has ended in Prefect alone ends in the audit trail as it did there.
 
     Raises:
-        MongoUnavailable: MongoDB doesn't answer.
+        MongoError: MongoDB is away, or does not let us.
         httpx.HTTPError: Prefect's API doesn't answer.
     """
     with get_client(sync_client=True) as prefect:
-        return [
-            suspect.flow_run_id
-            for suspect in _suspects(prefect)
-            if _end_if_dead(prefect, suspect, silent_seconds)
-        ]
+        sweep = _Sweep(prefect, settings, silent_seconds)
+        return [suspect.flow_run_id for suspect in sweep.suspects() if sweep.ends(suspect)]
 
 
 @dataclass(frozen=True)
@@ -67,44 +68,97 @@ class _Suspect:
     """A run that has begun and not ended, in Prefect or in the audit trail."""
 
     flow_run_id: str
+    run_id: RunId | None
     flow_run: FlowRun | None
     silent_seconds: float
 
 
-def _suspects(prefect: SyncPrefectClient) -> list[_Suspect]:
-    begun = {str(flow_run.id): flow_run for flow_run in _begun(prefect)}
-    unfinished = audit_trail(read_mongo_settings()).unfinished()
-    in_trail = [
-        _suspect(run, begun.pop(run.flow_run_id, None) or _flow_run(prefect, run.flow_run_id))
-        for run in unfinished
-    ]
-    in_prefect_alone = [
-        _Suspect(flow_run_id, flow_run, _age(flow_run)) for flow_run_id, flow_run in begun.items()
-    ]
-    return in_trail + in_prefect_alone
+class _Sweep:
+    """A look at all runs that have begun and not ended."""
 
+    def __init__(
+        self, prefect: SyncPrefectClient, settings: MongoSettings, silent_seconds: float
+    ) -> None:
+        self._prefect = prefect
+        self._settings = settings
+        self._trail = audit_trail(settings)
+        self._silent_seconds = silent_seconds
 
-def _begun(prefect: SyncPrefectClient) -> list[FlowRun]:
-    return prefect.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
-        flow_run_filter=FlowRunFilter(state=_in(_BEGUN)),
-    )
+    def suspects(self) -> list[_Suspect]:
+        """Return the runs that may have no process any more."""
+        begun = {str(flow_run.id): flow_run for flow_run in self._begun()}
+        unfinished = self._trail.liveness.unfinished()
+        in_trail = [
+            _suspect(run, begun.pop(run.flow_run_id, None) or self._flow_run(run.flow_run_id))
+            for run in unfinished
+        ]
+        in_prefect_alone = [
+            _Suspect(flow_run_id, None, flow_run, _age(flow_run))
+            for flow_run_id, flow_run in begun.items()
+        ]
+        return in_trail + in_prefect_alone
 
+    def ends(self, suspect: _Suspect) -> bool:
+        """End a run if its process is gone; return whether it was."""
+        is_silent = suspect.silent_seconds >= self._silent_seconds
+        flow_run = suspect.flow_run
+        if flow_run is None or flow_run.state is None:
+            return is_silent and self._crash_unknown(suspect.run_id)
+        state = flow_run.state
+        if state.is_final():
+            # Prefect may have taken a live run for dead: that one still speaks, and ends itself.
+            is_dead = is_silent or not state.is_crashed()
+            return is_dead and self._mirror_end(flow_run, state)
+        if state.is_paused():
+            mirror_state(self._trail, flow_run, state)
+        if state.type not in _BEGUN or not is_silent:
+            return False
+        return self._mirror_end(flow_run, self._ended(flow_run.id, state))
 
-def _in(types: list[StateType]) -> FlowRunFilterState:
-    return FlowRunFilterState(type=FlowRunFilterStateType(any_=types))
+    def _begun(self) -> list[FlowRun]:
+        return self._prefect.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
+            flow_run_filter=FlowRunFilter(state=_IS_BEGUN),
+        )
 
+    def _flow_run(self, flow_run_id: str) -> FlowRun | None:
+        try:
+            return self._prefect.read_flow_run(UUID(flow_run_id))
+        except ObjectNotFound:
+            return None
 
-def _flow_run(prefect: SyncPrefectClient, flow_run_id: str) -> FlowRun | None:
-    try:
-        return prefect.read_flow_run(UUID(flow_run_id))
-    except ObjectNotFound:
-        return None
+    def _crash_unknown(self, run_id: RunId | None) -> bool:
+        if run_id is not None:
+            now = datetime.now(UTC)
+            self._trail.counting.end_run(run_id, RunStatus.CRASHED, _UNKNOWN, now)
+        return True
+
+    def _ended(self, flow_run_id: UUID, state: State[Any]) -> State[Any]:
+        """End a flow run; return its state then, which is another one if it ended by itself."""
+        is_cancelling = state.is_cancelling()
+        end: State[Any] = Cancelled(message=_GONE) if is_cancelling else Crashed(message=_GONE)
+        self._prefect.set_flow_run_state(flow_run_id, end)
+        return self._prefect.read_flow_run(flow_run_id).state or end
+
+    def _mirror_end(self, flow_run: FlowRun, state: State[Any]) -> bool:
+        if not state.is_final():
+            return False
+        for stage in self._open_stages(flow_run):
+            self._prefect.set_flow_run_state(stage.id, Crashed(message=_GONE))
+        mirror_state(self._trail, flow_run, state)
+        publish_results_of(flow_run, self._settings)
+        return True
+
+    def _open_stages(self, flow_run: FlowRun) -> list[FlowRun]:
+        of_run = FlowRunFilterParentFlowRunId(any_=[flow_run.id])
+        return self._prefect.read_flow_runs(
+            flow_run_filter=FlowRunFilter(parent_flow_run_id=of_run, state=_IS_BEGUN)
+        )
 
 
 def _suspect(run: UnfinishedRun, flow_run: FlowRun | None) -> _Suspect:
     silent = run.silent_seconds if flow_run is None else min(run.silent_seconds, _age(flow_run))
-    return _Suspect(run.flow_run_id, flow_run, silent)
+    return _Suspect(run.flow_run_id, run.run_id, flow_run, silent)
 
 
 def _age(flow_run: FlowRun) -> float:
@@ -113,50 +167,3 @@ def _age(flow_run: FlowRun) -> float:
     if state is None or state.is_final():
         return math.inf
     return (datetime.now(UTC) - state.timestamp).total_seconds()
-
-
-def _end_if_dead(prefect: SyncPrefectClient, suspect: _Suspect, silent_seconds: float) -> bool:
-    is_silent = suspect.silent_seconds >= silent_seconds
-    flow_run = suspect.flow_run
-    if flow_run is None or flow_run.state is None:
-        return is_silent and _crash_unknown(suspect.flow_run_id)
-    state = flow_run.state
-    if state.is_final():
-        # Prefect may have taken a live run for dead: that one still speaks, and will end itself.
-        return (is_silent or not state.is_crashed()) and _mirror(prefect, flow_run, state)
-    if state.is_paused():
-        mirror_state(flow_run, state)
-    if state.type not in _BEGUN or not is_silent:
-        return False
-    return _mirror(prefect, flow_run, _ended(prefect, flow_run.id, state))
-
-
-def _crash_unknown(flow_run_id: str) -> bool:
-    trail = audit_trail(read_mongo_settings())
-    trail.mirror_run(flow_run_id, RunStatus.CRASHED, _UNKNOWN, datetime.now(UTC))
-    return True
-
-
-def _ended(prefect: SyncPrefectClient, flow_run_id: UUID, state: State[Any]) -> State[Any]:
-    """Let a flow run end; return its state then, which is another one if it ended by itself."""
-    end: State[Any] = Cancelled(message=_GONE) if state.is_cancelling() else Crashed(message=_GONE)
-    prefect.set_flow_run_state(flow_run_id, end)
-    return prefect.read_flow_run(flow_run_id).state or end
-
-
-def _mirror(prefect: SyncPrefectClient, flow_run: FlowRun, state: State[Any]) -> bool:
-    if not state.is_final():
-        return False
-    for stage in _open_stages(prefect, flow_run):
-        prefect.set_flow_run_state(stage.id, Crashed(message=_GONE))
-    mirror_state(flow_run, state)
-    publish_results_of(flow_run)
-    return True
-
-
-def _open_stages(prefect: SyncPrefectClient, flow_run: FlowRun) -> list[FlowRun]:
-    return prefect.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run.id]), state=_in(_BEGUN)
-        )
-    )

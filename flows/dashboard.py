@@ -1,4 +1,4 @@
-"""What the dashboard shows of a run beside its states: name, progress, log, summary, failures."""
+"""The dashboard's view of a run beside its states: name, progress, log, summary, failures."""
 
 import asyncio
 import json
@@ -15,12 +15,15 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import FlowRun, State
 
-from flows.state_mirror import conclusion, current_flow_run, mirror_state, options_of
+from flows.state_mirror import current_flow_run, options_of
 from tasks.entities import ENTITY_NAMES
-from tasks.run import Sender
-from tasks.settings import read_mongo_settings
-from tasks.trail.audit import RunId, RunOptions, SyncMode, Totals
-from tasks.trail.history import Counts, RunRecord, StageRecord, StepRecord, run_history
+from tasks.run import Run
+from tasks.settings import MongoSettings, read_mongo_settings
+from tasks.trail.fields import RunId
+from tasks.trail.history import RunHistory, run_history
+from tasks.trail.runs import RunOptions, RunRecord, SyncMode
+from tasks.trail.stages import StageRecord, Totals
+from tasks.trail.steps import StepRecord
 
 FAILURES_SHOWN: Final = 100
 """How many failures a stage logs and a run tables; all of them are in `sync_steps`."""
@@ -32,11 +35,11 @@ _TRIGGER_LENGTH: Final = 60
 _MARKUP: Final = re.compile(
     r"[\\`*\[\]<&~@] | (?<!\w)_ | _(?!\w) | :(?=//) | (?<=www)\.", re.IGNORECASE | re.VERBOSE
 )
-"""What makes emphasis, links, images and HTML of a text that is taken for Markdown."""
+"""Marks of emphasis, links, images and HTML in a text that is taken for Markdown."""
 
 
 def name_of_run(options: RunOptions) -> str:
-    """Return what a run is called, such as `all entities - schedule`."""
+    """Return the name of a run, such as `all entities - schedule`."""
     is_all = len(options.entities) == len(ENTITY_NAMES)
     what = "all entities" if is_all else ", ".join(options.entities)
     if options.mode is SyncMode.CHANGED:
@@ -57,15 +60,16 @@ class ProgressBoard:
     A Prefect API that doesn't take one stops nothing.
     """
 
-    def __init__(self, run_id: RunId) -> None:
-        self._run_id = run_id
+    def __init__(self, run: Run) -> None:
+        self._run_id = run.id
+        self._history = run_history(run.settings)
         self._showing: dict[str, asyncio.Task[None]] = {}
 
     @contextmanager
     def showing(self, entity_type: str) -> Iterator[None]:
         """Show the progress of a stage while it runs in the block; the last word comes later."""
         stage_ended = asyncio.Event()
-        show = _show_progress(self._run_id, entity_type, stage_ended)
+        show = _show_progress(self._history, self._run_id, entity_type, stage_ended)
         self._showing[entity_type] = asyncio.create_task(show)
         try:
             yield
@@ -82,12 +86,14 @@ class ProgressBoard:
                 )
 
 
-async def _show_progress(run_id: RunId, entity_type: str, stage_ended: asyncio.Event) -> None:
+async def _show_progress(
+    history: RunHistory, run_id: RunId, entity_type: str, stage_ended: asyncio.Event
+) -> None:
     artifact_id: UUID | None = None
     is_ended = False
     while not is_ended:
         is_ended = await _is_set_within(PROGRESS_SECONDS, stage_ended)
-        done, total = await asyncio.to_thread(_progress, run_id, entity_type)
+        done, total = await asyncio.to_thread(_progress, history, run_id, entity_type)
         percentage = 100.0 if is_ended else min(99.0, 100 * done / max(total, 1))
         description = f"{entity_type}: {done} of {total} items"
         if artifact_id is None:
@@ -106,8 +112,7 @@ async def _is_set_within(seconds: float, event: asyncio.Event) -> bool:
     return True
 
 
-def _progress(run_id: RunId, entity_type: str) -> tuple[int, int]:
-    history = run_history(read_mongo_settings())
+def _progress(history: RunHistory, run_id: RunId, entity_type: str) -> tuple[int, int]:
     run = history.run(run_id)
     stages = run.stages if run else []
     total = sum(stage.total for stage in stages if stage.entity_type == entity_type)
@@ -129,11 +134,11 @@ def _tells_of_an_exception(record: logging.LogRecord) -> bool:
     return record.exc_info is not None and record.exc_info[0] is not None
 
 
-def log_stage(run_id: RunId, entity_type: str, state: State[Any]) -> None:
+def log_stage(run: Run, entity_type: str, state: State[Any]) -> None:
     """Log one line for a stage that has ended, and one for each of its first failures."""
     logger = get_run_logger()
     logger.info("%s: %s", entity_type, state.message)
-    failures = run_history(read_mongo_settings()).failures(run_id, FAILURES_SHOWN + 1, entity_type)
+    failures = run_history(run.settings).failures(run.id, FAILURES_SHOWN + 1, entity_type)
     for step in failures[:FAILURES_SHOWN]:
         logger.error("%s %s: %s", entity_type, step.key, _why(step))
     if len(failures) > FAILURES_SHOWN:
@@ -142,27 +147,21 @@ def log_stage(run_id: RunId, entity_type: str, state: State[Any]) -> None:
 
 def publish_results(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """State hook: leave a summary, and a table of the failures, with a run that has ended."""
-    publish_results_of(flow_run)
+    publish_results_of(flow_run, read_mongo_settings())
 
 
-def publish_results_of(flow_run: FlowRun) -> None:
+def publish_results_of(flow_run: FlowRun, settings: MongoSettings) -> None:
     """Leave a summary, and a table of the failures, with a run that has ended."""
-    run = run_history(read_mongo_settings()).run_of(str(flow_run.id))
+    history = run_history(settings)
+    run = history.run_of(str(flow_run.id))
     if run is None:
         return
     if run.dry_run:
         _publish_dry_run(flow_run, run)
+        _publish_failures(flow_run, run, "Items that would fail", history, FAULTS_SHOWN)
     else:
         _publish_run(flow_run, run)
-
-
-def conclude(sender: Sender) -> State[Totals]:
-    """Return the Prefect state of the run that has come to its end here."""
-    state = conclusion(sender)
-    if state.is_cancelled():  # Prefect calls no hook where a flow itself says so.
-        mirror_state(current_flow_run(), state)
-        publish_results_of(current_flow_run())
-    return state
+        _publish_failures(flow_run, run, "Failed items", history, FAILURES_SHOWN)
 
 
 def _publish_run(flow_run: FlowRun, run: RunRecord) -> None:
@@ -172,7 +171,6 @@ def _publish_run(flow_run: FlowRun, run: RunRecord) -> None:
         description=f"{run.status}: {run.message or ''} (run_id {run.id})",
         rows=list(_summary_rows(run)),
     )
-    _publish_failures(flow_run, run, "Failed items", FAILURES_SHOWN)
 
 
 def _publish_dry_run(flow_run: FlowRun, run: RunRecord) -> None:
@@ -182,11 +180,12 @@ def _publish_dry_run(flow_run: FlowRun, run: RunRecord) -> None:
         description=f"{run.message or ''} (run_id {run.id})",
         rows=[_dry_run_row(stage) for stage in run.stages],
     )
-    _publish_failures(flow_run, run, "Items that would fail", FAULTS_SHOWN)
 
 
-def _publish_failures(flow_run: FlowRun, run: RunRecord, what: str, limit: int) -> None:
-    failures = run_history(read_mongo_settings()).failures(RunId(run.id), limit)
+def _publish_failures(
+    flow_run: FlowRun, run: RunRecord, what: str, history: RunHistory, limit: int
+) -> None:
+    failures = history.failures(run.id, limit)
     if failures:
         _publish(
             flow_run,
@@ -221,7 +220,7 @@ def _summary_rows(run: RunRecord) -> Iterator[dict[str, Any]]:
     yield _summary_row("all", run.status, run.totals, run.seconds)
 
 
-def _summary_row(name: str, status: str, counts: Counts, seconds: float | None) -> dict[str, Any]:
+def _summary_row(name: str, status: str, counts: Totals, seconds: float | None) -> dict[str, Any]:
     return {
         "stage": name,
         "status": status,

@@ -1,4 +1,4 @@
-"""What goes on beside a run: it shows that it lives, and heeds its cancellation."""
+"""Heartbeat: shows that a run lives, and obeys its cancellation, beside the run itself."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,23 +11,20 @@ from prefect.client.orchestration import get_client
 
 from flows.audit_sweep import end_dead_runs
 from flows.state_mirror import current_flow_run
-from tasks.mongo import MongoUnavailable
-from tasks.run import Sender
+from tasks.mongo_errors import MongoError
+from tasks.run import Run
 
-ALIVE_SECONDS: Final = 10.0
+BEAT_SECONDS: Final = 10.0
 """How often a run shows that its process lives."""
 LOOK_SECONDS: Final = 1.0
 """How often a run looks whether Prefect says that it is cancelled."""
 
 
 @asynccontextmanager
-async def attended(sender: Sender) -> AsyncIterator[None]:
-    """Attend to the run that goes on in the block; and first to those whose process is gone."""
-    sweep = asyncio.create_task(asyncio.to_thread(end_dead_runs))
-    watches = [
-        asyncio.create_task(_show_alive(sender)),
-        asyncio.create_task(_heed_cancellation(sender)),
-    ]
+async def heartbeat(run: Run) -> AsyncIterator[None]:
+    """Keep the heartbeat of the run in the block; first, end runs whose process is gone."""
+    sweep = asyncio.create_task(asyncio.to_thread(end_dead_runs, run.settings))
+    watches = [asyncio.create_task(_beat(run)), asyncio.create_task(_obey_cancellation(run))]
     try:
         yield
     finally:
@@ -35,17 +32,17 @@ async def attended(sender: Sender) -> AsyncIterator[None]:
             watch.cancel()
         for outcome in await asyncio.gather(sweep, *watches, return_exceptions=True):
             if isinstance(outcome, Exception):
-                get_run_logger().warning("The run was not attended: %s", type(outcome).__name__)
+                get_run_logger().warning("The run had no heartbeat: %s", type(outcome).__name__)
 
 
-async def _show_alive(sender: Sender) -> None:
+async def _beat(run: Run) -> None:
     while True:
-        with suppress(MongoUnavailable):
-            await asyncio.to_thread(sender.audit.show_alive, sender.attempt)
-        await asyncio.sleep(ALIVE_SECONDS)
+        with suppress(MongoError):
+            await asyncio.to_thread(run.trail.liveness.show, run.attempt)
+        await asyncio.sleep(BEAT_SECONDS)
 
 
-async def _heed_cancellation(sender: Sender) -> None:
+async def _obey_cancellation(run: Run) -> None:
     flow_run_id = current_flow_run().id
     async with get_client() as prefect:
         while True:
@@ -53,5 +50,5 @@ async def _heed_cancellation(sender: Sender) -> None:
             with suppress(httpx.HTTPError):
                 state = (await prefect.read_flow_run(flow_run_id)).state
                 if state and (state.is_cancelling() or state.is_cancelled()):
-                    await asyncio.to_thread(sender.cancel)
+                    await asyncio.to_thread(run.cancel)
                     return

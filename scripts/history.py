@@ -25,10 +25,12 @@ from scripts.run_tables import (
     status_text,
     whole,
 )
-from tasks.mongo import MongoUnavailable
+from tasks.mongo_errors import MongoError
 from tasks.settings import SettingsError, read_mongo_settings
-from tasks.trail.audit import RunId
-from tasks.trail.history import RunHistory, RunRecord, StepRecord, run_history
+from tasks.trail.fields import RunId
+from tasks.trail.history import RunHistory, run_history
+from tasks.trail.runs import RunRecord
+from tasks.trail.steps import StepRecord
 
 _COMMAND: Final = "python -m scripts.history"
 _RUNS_SHOWN: Final = 20
@@ -97,7 +99,7 @@ def main() -> int:
     try:
         history = run_history(read_mongo_settings())
         view = _view(history, arguments)
-    except (SettingsError, MongoUnavailable, NoSuchRun) as error:
+    except (SettingsError, MongoError, NoSuchRun) as error:
         print(error, file=sys.stderr)
         return 2
     if arguments.json:
@@ -140,11 +142,11 @@ def _view(history: RunHistory, arguments: argparse.Namespace) -> View:
         return _latest_runs(history, arguments.limit, only_failed=arguments.failed)
     run = _existing_run(history, arguments.run_id)
     if arguments.failed:
-        return RunFailures(failures=history.failures(RunId(run.id)))
+        return RunFailures(failures=history.failures(run.id))
     return RunDetails(
         run=run,
-        failures=history.failures(RunId(run.id), _FAILURES_SHOWN),
-        slowest=history.slowest(RunId(run.id), _SLOWEST_SHOWN),
+        failures=history.failures(run.id, _FAILURES_SHOWN),
+        slowest=history.slowest(run.id, _SLOWEST_SHOWN),
     )
 
 
@@ -186,7 +188,7 @@ def _run_table(runs: list[RunRecord]) -> Table:
     )
     for run in runs:
         table.add_row(
-            run.id,
+            str(run.id),
             status_text(run.status),
             _time(run.started_at),
             seconds_of(run),
@@ -199,7 +201,7 @@ def _run_table(runs: list[RunRecord]) -> Table:
 
 def _head(run: RunRecord) -> Table:
     head = Table.grid(whole("fact"), folding("value"), padding=(0, 1))
-    head.add_row("run_id", run.id)
+    head.add_row("run_id", str(run.id))
     head.add_row("run name", literal(run.flow_run_name))
     head.add_row("status", status_text(run.status))
     head.add_row("message", literal(run.message))

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from tasks.trail.audit import RunStatus, StepState
-from tasks.trail.history import Counts, RunRecord, StageRecord, StepRecord
+from tasks.trail.runs import RunRecord
+from tasks.trail.stages import RunStatus, StageRecord, Totals
+from tasks.trail.steps import StepRecord, StepState
 
 _FOLDED_WIDTH: Final = 12
 """How narrow a column of text gets at most."""
@@ -78,7 +79,7 @@ def status_text(status: RunStatus) -> Text:
 
 
 def literal(text: str | None) -> str:
-    """Return text from outside on one line, with what would steer the terminal made visible."""
+    """Return text from outside on one line, with characters that don't print written out."""
     if text is None:
         return _UNKNOWN
     return "".join(
@@ -89,7 +90,7 @@ def literal(text: str | None) -> str:
 
 def counts_of(record: RunRecord | StageRecord) -> list[str]:
     """Return the counts of a run or stage that has ended; of another one they are not known."""
-    counts: Counts = record.totals if isinstance(record, RunRecord) else record
+    counts: Totals = record.totals if isinstance(record, RunRecord) else record
     numbers = (counts.total, counts.success, counts.failed, counts.skipped)
     return [str(count) if record.finished_at else _UNKNOWN for count in numbers]
 

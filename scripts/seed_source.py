@@ -4,10 +4,9 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pymongo.errors import PyMongoError
-
 from tasks.entities import ENTITY_TYPES
-from tasks.mongo import MongoUnavailable, database
+from tasks.mongo import database
+from tasks.mongo_errors import MongoError, mongo_errors
 from tasks.settings import MongoSettings, SettingsError, read_mongo_settings
 
 SEED_DOCUMENTS: Final[dict[str, dict[str, Any]]] = {
@@ -54,19 +53,17 @@ def seed_source(settings: MongoSettings) -> int:
     A document that is there stays as it is, whatever its version.
 
     Raises:
-        MongoUnavailable: MongoDB doesn't answer or doesn't let us in.
+        MongoError: MongoDB is away, or does not let us.
     """
     bookkeeping = {"version": 1, "updated_at": datetime.now(UTC)}
     inserted = 0
     for entity_type in ENTITY_TYPES:
         document = SEED_DOCUMENTS[entity_type.name]
         key = {entity_type.natural_key: document[entity_type.natural_key]}
-        try:
+        with mongo_errors():
             result = database(settings)[entity_type.collection].update_one(
                 key, {"$setOnInsert": {**document, **bookkeeping}}, upsert=True
             )
-        except PyMongoError as error:
-            raise MongoUnavailable(error) from None
         inserted += int(result.upserted_id is not None)
     return inserted
 
@@ -75,7 +72,7 @@ def main() -> None:
     """Seed the database that `MONGODB_URI` and `MONGODB_DB` name."""
     try:
         inserted = seed_source(read_mongo_settings())
-    except (SettingsError, MongoUnavailable) as error:
+    except (SettingsError, MongoError) as error:
         sys.exit(str(error))
     print(f"{inserted} source documents inserted, {len(SEED_DOCUMENTS) - inserted} already there")
 

@@ -31,10 +31,13 @@ from scripts.run_tables import (
     status_text,
 )
 from tasks.entities import ENTITY_NAMES
-from tasks.mongo import MongoUnavailable
+from tasks.mongo_errors import MongoError
 from tasks.settings import SettingsError, read_settings
-from tasks.trail.audit import RunId, RunStatus, audit_trail
-from tasks.trail.history import Page, RunHistory, RunRecord, StageRecord, StepRecord, run_history
+from tasks.trail.audit_trail import audit_trail
+from tasks.trail.history import Page, RunHistory, run_history
+from tasks.trail.runs import RunRecord
+from tasks.trail.stages import RunStatus, StageRecord
+from tasks.trail.steps import StepRecord
 
 _REFRESH_SECONDS: Final = 0.5
 _FAILURES_SHOWN: Final = 20
@@ -44,7 +47,7 @@ _console: Final = literal_console()
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a run that has ended has left in the audit trail."""
+    """A run that has ended, and its items that are not in, as the audit trail has them."""
 
     run: RunRecord
     not_in: Page[StepRecord]
@@ -54,9 +57,9 @@ def main() -> int:
     """Sync everything; 0 when every item is in, 1 when one is not, 2 when no run could be made."""
     try:
         settings = read_settings()
-        audit_trail(settings).prepare()
+        audit_trail(settings)
         history = run_history(settings)
-    except (SettingsError, MongoUnavailable) as error:
+    except (SettingsError, MongoError) as error:
         print(error, file=sys.stderr)
         return 2
     return asyncio.run(_sync(history))
@@ -112,13 +115,13 @@ def _stages_begun(history: RunHistory, flow_run_id: str) -> list[tuple[StageReco
         if run is None:
             return []
         return [(stage, _done(history, run, stage)) for stage in run.stages if stage.started_at]
-    except MongoUnavailable:
+    except MongoError:
         return []
 
 
 def _done(history: RunHistory, run: RunRecord, stage: StageRecord) -> int:
     if stage.status is RunStatus.RUNNING:
-        return history.steps_done(RunId(run.id), stage.entity_type)
+        return history.steps_done(run.id, stage.entity_type)
     return stage.total
 
 
@@ -134,8 +137,8 @@ def _outcome_of(history: RunHistory, flow_run_id: str) -> _Outcome | None:
         run = history.run_of(flow_run_id)
         if run is None:
             return None
-        return _Outcome(run, history.steps(RunId(run.id), 1, _FAILURES_SHOWN, ok=False))
-    except MongoUnavailable:
+        return _Outcome(run, history.steps(run.id, 1, _FAILURES_SHOWN, ok=False))
+    except MongoError:
         return None
 
 

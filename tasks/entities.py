@@ -19,7 +19,7 @@ Url = Annotated[str, AfterValidator(_is_url)]
 
 
 class _SourceItem(BaseModel):
-    """What all items share: unknown business fields pass through, values are not coerced."""
+    """Base of all items: unknown business fields pass through, values are not coerced."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
@@ -141,7 +141,7 @@ _LABEL_LENGTH: Final = 255
 
 
 def in_one_line(text: str, length: int) -> str:
-    """Return text from outside fit for a name, a log or a table: what would steer is told, cut."""
+    """Return text from outside, cut to `length`, with characters that don't print written out."""
     shown = "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode()
         for each in text[: length + 1]

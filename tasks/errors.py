@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as validated_dataclass
+
 
 class ErrorClass(StrEnum):
-    """What a failure means for the item and for the run (the table of the Stage 1 contract)."""
+    """Meaning of a failure for the item and for the run (the table of the Stage 1 contract)."""
 
     TRANSIENT = "transient"
     """Tried again, at most `ADMIN_RETRY_MAX` times."""
@@ -18,13 +21,13 @@ class ErrorClass(StrEnum):
     """Not sent at all, for a reason that lies outside the item."""
 
 
-@dataclass(frozen=True)
+@validated_dataclass(frozen=True, config=ConfigDict(populate_by_name=True))
 class ItemError:
-    """Why an item is not in Stage 1; `message` is free of secrets."""
+    """Reason why an item is not in Stage 1; `message` is free of secrets."""
 
     code: str
     message: str
-    error_class: ErrorClass
+    error_class: ErrorClass = Field(alias="class")
 
 
 TIMEOUT: Final = "TIMEOUT"
@@ -55,6 +58,9 @@ class StopReason:
 
     message: str
     code: str = RUN_STOPPED
+
+
+RUN_CANCELLED: Final = StopReason("the run was cancelled")
 
 
 CLASS_BY_CODE: Final[dict[str, ErrorClass]] = {

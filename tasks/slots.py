@@ -2,8 +2,8 @@
 
 They are those of a Prefect global concurrency limit. A batch holds one from its first request to
 its last. A process hands a slot that it has on to its next batch, so that Prefect is asked once a
-slot and not once a batch; one that no batch takes within `IDLE_SECONDS` is given back. What a
-killed process held is free again when its lease ends.
+slot and not once a batch; one that no batch takes within `IDLE_SECONDS` is released. Slots of a
+killed process are free again when their lease ends.
 """
 
 import atexit
@@ -29,7 +29,7 @@ LEASE_SECONDS: Final = 60.0
 IDLE_SECONDS: Final = 1.0
 """How long a slot waits for the next batch of its process."""
 _RENEWAL_SECONDS: Final = LEASE_SECONDS / 3
-_PATIENCE_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.1
 _ANSWER_SECONDS: Final = 30.0
 
@@ -46,7 +46,7 @@ class SlotsUnavailable(ConnectionError):
 
 @dataclass
 class _Lease:
-    """Slots that were granted together, and are given back together."""
+    """Slots that were granted together, and are released together."""
 
     id: UUID
     size: int
@@ -99,9 +99,9 @@ class Slots:
             if lease is not None:
                 self._put_down(lease)
 
-    def give_back(self) -> None:
-        """Give all idle slots back at once."""
-        self._give_back_idle_since(time.monotonic())
+    def release_idle(self) -> None:
+        """Release all idle slots at once."""
+        self._release_idle_since(time.monotonic())
 
     def _limit_to(self, size: int) -> None:
         try:
@@ -154,7 +154,7 @@ class Slots:
                 wait_seconds = self._lease(1)
         finally:
             self._asking.release()
-        self._wait(min(wait_seconds, _PATIENCE_SECONDS))
+        self._wait(min(wait_seconds, _RETRY_SECONDS))
 
     def _wait(self, seconds: float) -> None:
         with self._changed:
@@ -172,7 +172,7 @@ class Slots:
                 case HTTPStatus.LOCKED:
                     return float(error.response.headers["Retry-After"])
                 case HTTPStatus.UNPROCESSABLE_ENTITY if size > 1:
-                    return _PATIENCE_SECONDS  # more than the limit has
+                    return _RETRY_SECONDS  # more than the limit has
             raise SlotsUnavailable(error) from None
         except httpx.HTTPError as error:
             raise SlotsUnavailable(error) from None
@@ -188,10 +188,10 @@ class Slots:
         return 0.0
 
     def _keep(self) -> None:
-        """Renew the leases and give back what lies idle, as long as there is any."""
+        """Renew the leases and release idle ones, as long as there is any."""
         while True:
             time.sleep(IDLE_SECONDS)
-            self._give_back_idle_since(time.monotonic() - IDLE_SECONDS)
+            self._release_idle_since(time.monotonic() - IDLE_SECONDS)
             with self._changed:
                 leases = list(self._leases)
                 if not leases:
@@ -200,12 +200,12 @@ class Slots:
             for lease in leases:
                 self._renew(lease)
 
-    def _give_back_idle_since(self, moment: float) -> None:
+    def _release_idle_since(self, moment: float) -> None:
         with self._changed:
             surplus = [lease for lease in self._leases if lease.is_idle_since(moment)]
             self._leases = [lease for lease in self._leases if lease not in surplus]
         for lease in surplus:
-            # What is not given back is free when its lease ends: Prefect may be away, or the
+            # A slot that can't be released is free when its lease ends: Prefect may be away, or the
             # client closed, since a batch can outlive a flow run that was interrupted.
             with suppress(httpx.HTTPError, RuntimeError):
                 self._client.release_concurrency_slots_with_lease(lease.id)
@@ -223,5 +223,5 @@ def slots_of_process() -> Slots:
     """Return the slots of a process that works for flow runs elsewhere."""
     # A client of its own: that of a task run is closed when the task run ends.
     slots = Slots(get_client(httpx_settings={"timeout": _ANSWER_SECONDS}, sync_client=True))
-    atexit.register(slots.give_back)
+    atexit.register(slots.release_idle)
     return slots

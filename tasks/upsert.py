@@ -1,6 +1,11 @@
-"""The mapped task: send a batch, say what is left to retry, let Prefect retry it."""
+"""The mapped task: sends a batch, tells how many items are left to retry, lets Prefect retry it."""
 
-from typing import Any
+import os
+import sys
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
@@ -8,31 +13,122 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
-from tasks.mongo import is_connection_lost
-from tasks.run import BatchResult, sender_of
+from tasks.decision import (
+    Conditions,
+    Decision,
+    Keep,
+    LeaveUnchanged,
+    Reject,
+    Send,
+    WouldSend,
+    after_stop,
+    decide,
+    stop_after,
+)
+from tasks.entities import entity_type_named
+from tasks.errors import ErrorClass, ItemError, StopReason
+from tasks.hub.answer import UpsertOutcome
+from tasks.hub.gate import Permit
+from tasks.mongo_errors import MongoUnavailable
+from tasks.run import Run, run_of
 from tasks.settings import Settings, read_mongo_settings
 from tasks.slots import SlotsUnavailable
-from tasks.source.reader import Batch
-from tasks.trail.audit import RunAttempt, RunId, audit_trail
+from tasks.source.batch import Batch
+from tasks.source.item import Item
+from tasks.trail.audit_trail import audit_trail
+from tasks.trail.fields import RunId
+from tasks.trail.runs import RunAttempt
+from tasks.trail.stages import RequestTimes, StageTotals
+from tasks.trail.steps import PriorStep
 
-RETRY_JITTER_FACTOR = 0.3
+RETRY_JITTER_FACTOR: Final = 0.3
 """A retry comes at 0.3 to 1.3 times its delay (Prefect's clamped Poisson interval)."""
+RETRYABLE: Final = (MongoUnavailable, SlotsUnavailable)
+"""Errors of a batch that another try may mend; it goes on where its records end."""
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Items of a batch by outcome; `to_retry` of the failed ones are worth a retry."""
+
+    totals: StageTotals
+    to_retry: int = 0
+    first_error: ItemError | None = None
+
+    def as_state(self) -> State["BatchResult"]:
+        """Return the Prefect state of the batch's task run."""
+        without_step = self.totals.left_alone.total
+        with_step = self.totals.total - without_step
+        counted = f"{self.totals.success} of {with_step} items are in"
+        if without_step:
+            counted += f", {without_step} were left alone"
+        if self.first_error is None:
+            return Completed(message=counted, data=self)
+        why = f"{self.first_error.code}: {self.first_error.message}"
+        return Failed(message=why if with_step == 1 else f"{counted}; {why}", data=self)
+
+
+class BatchCount:
+    """Counts the items of a batch by outcome, one after the other."""
+
+    def __init__(self) -> None:
+        self._items: Counter[str] = Counter()
+        self._to_retry = 0
+        self._first_to_send: str | None = None
+        self._first_error: ItemError | None = None
+
+    def add_outcome(self, error: ItemError | None) -> None:
+        """Count an item that is in, or is not for that error."""
+        if error is None:
+            self._items["success"] += 1
+            return
+        self._items["skipped" if error.error_class is ErrorClass.SKIPPED else "failed"] += 1
+        self._to_retry += error.error_class is ErrorClass.TRANSIENT
+        self._first_error = self._first_error or error
+
+    def add_unchanged(self) -> None:
+        """Count an item that an earlier run has sent."""
+        self._items["unchanged"] += 1
+
+    def add_would_send(self, natural_key: str) -> None:
+        """Count an item that a real run would send."""
+        self._items["would_send"] += 1
+        self._first_to_send = self._first_to_send or natural_key
+
+    def result(self) -> BatchResult:
+        """Return the result of the items so far."""
+        items = self._items
+        totals = StageTotals(
+            total=items.total(),
+            success=items["success"],
+            failed=items["failed"],
+            skipped=items["skipped"] + items["unchanged"] + items["would_send"],
+            unchanged=items["unchanged"],
+            would_send=items["would_send"],
+            first=self._first_to_send,
+        )
+        return BatchResult(totals, self._to_retry, self._first_error)
+
+
+@dataclass(frozen=True)
+class _TaskRun:
+    """One execution of a batch's task run, and how long its requests have taken."""
+
+    id: str
+    durations_ms: list[float] = field(default_factory=list)
 
 
 def is_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Prefect's retry condition: only what failed transiently is worth a retry.
-
-    A batch that lost MongoDB or Prefect goes on where its records end.
-    """
+    """Retry condition of Prefect: only a transient failure is worth a retry."""
     if isinstance(state.data, BatchResult):
         return state.data.to_retry > 0
-    return is_connection_lost(state.data) or isinstance(state.data, SlotsUnavailable)
+    return isinstance(state.data, RETRYABLE)
 
 
-def finish_awaiting_steps(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> None:
-    """Task-run state hook: items that awaited a retry have failed with their task run."""
+def fail_awaiting_steps(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> None:
+    """State hook of a task run: fails its items that await a retry, for none will come."""
     run_id = RunId(runtime.flow_run.parameters["run_id"])
-    audit_trail(read_mongo_settings()).fail_awaiting(run_id, str(task_run.id))
+    audit_trail(read_mongo_settings()).steps.fail_awaiting(run_id, str(task_run.id))
 
 
 @task(
@@ -40,15 +136,18 @@ def finish_awaiting_steps(task: Task[Any, Any], task_run: TaskRun, state: State[
     cache_policy=NO_CACHE,
     retry_condition_fn=is_transient,
     retry_jitter_factor=RETRY_JITTER_FACTOR,
-    on_failure=[finish_awaiting_steps],
+    on_failure=[fail_awaiting_steps],
 )
 def upsert_batch(attempt: RunAttempt, batch: Batch) -> State[BatchResult]:
-    """Upsert the items of a batch that this attempt of the run has not settled yet.
+    """Upsert the items of a batch that this attempt of the run has no final outcome for.
 
     Fails when an item is not in; Prefect retries it as long as transient failures are left.
     """
     this_run = runtime.task_run
-    return _state_of(sender_of(attempt).send(batch, this_run.id, is_retry=this_run.run_count > 1))
+    run = run_of(attempt)
+    if this_run.run_count > 1:
+        run.trail.buffer.flush()
+    return send_batch(run, batch, this_run.id).as_state()
 
 
 def upsert_task(settings: Settings) -> Task[[RunAttempt, Batch], State[BatchResult]]:
@@ -59,13 +158,102 @@ def upsert_task(settings: Settings) -> Task[[RunAttempt, Batch], State[BatchResu
     )
 
 
-def _state_of(result: BatchResult) -> State[BatchResult]:
-    left_alone = result.decisions.unchanged + result.decisions.would_send
-    counted = f"{result.totals.success} of {result.totals.total} items are in"
-    if left_alone:
-        counted += f", {left_alone} were left alone"
-    if result.first_error is None:
-        return Completed(message=counted, data=result)
-    why = f"{result.first_error.code}: {result.first_error.message}"
-    message = why if result.totals.total == 1 else f"{counted}; {why}"
-    return Failed(message=message, data=result)
+def send_batch(run: Run, batch: Batch, task_run_id: str) -> BatchResult:
+    """Send the items of a batch that have no final outcome; all of it is on record at the end.
+
+    Raises:
+        SlotsUnavailable: Prefect's API doesn't answer; nothing was sent.
+        MongoUnavailable: MongoDB stayed away; nothing was sent meanwhile.
+    """
+    if run.settings.task_runner == "threads":
+        _share_a_core()
+    task_run = _TaskRun(task_run_id)
+    with nullcontext() if run.options.dry_run else run.slots.held(run.gate.is_open):
+        result = _each_item(run, batch, task_run)
+    run.trail.buffer.flush()
+    times = RequestTimes.of(task_run.durations_ms)
+    run.trail.stages.count_requests(run.id, batch.entity_type, times)
+    if not run.is_here:
+        run.trail.counting.recount(run.id, batch.entity_type)
+    return replace(result, to_retry=0) if run.gate.closed_because else result
+
+
+def _each_item(run: Run, batch: Batch, task_run: _TaskRun) -> BatchResult:
+    conditions = Conditions(
+        run_attempt=run.attempt.number,
+        is_dry_run=run.options.dry_run,
+        failed_keys=run.failed_parents(entity_type_named(batch.entity_type)),
+    )
+    count = BatchCount()
+    for found, prior in run.items(batch):
+        _carry_out(run, decide(found, prior, conditions), prior, count, task_run)
+    return count.result()
+
+
+def _carry_out(
+    run: Run, decision: Decision, prior: PriorStep | None, count: BatchCount, task_run: _TaskRun
+) -> None:
+    match decision:
+        case Send(item, attempts):
+            count.add_outcome(_send(run, item, attempts, prior, task_run))
+        case Reject(item, error):
+            run.record(item, error, task_run_id=task_run.id)
+            count.add_outcome(error)
+        case Keep(error):
+            count.add_outcome(error)
+        case LeaveUnchanged():
+            count.add_unchanged()
+        case WouldSend(natural_key):
+            count.add_would_send(natural_key)
+
+
+def _send(
+    run: Run, item: Item, attempts: int, prior: PriorStep | None, task_run: _TaskRun
+) -> ItemError | None:
+    """Send an item once the gate admits it, and record the outcome; without leave, that."""
+    permit = run.gate.admit()
+    if isinstance(permit, StopReason):
+        decision = after_stop(permit, item, prior)
+        if isinstance(decision, Reject):
+            run.record(item, decision.error, task_run_id=task_run.id)
+        return decision.error
+    outcome = _request(run, item, permit)
+    task_run.durations_ms.append(outcome.duration_ms)
+    run.record(
+        item,
+        outcome.error,
+        http_status=outcome.http_status,
+        sync_id=outcome.sync_id,
+        attempts=attempts + 1,
+        duration_ms=outcome.duration_ms,
+        task_run_id=task_run.id,
+    )
+    return outcome.error
+
+
+def _request(run: Run, item: Item, permit: Permit) -> UpsertOutcome:
+    """Send one request, and let the run heed what came of it."""
+    try:
+        run.retry.await_mongodb()
+        outcome = run.hub.upsert(item.entity_type, item.request_id, item.body)
+    except BaseException:
+        run.gate.abandon(permit)
+        raise
+    if outcome.retry_after_seconds is not None:
+        run.gate.hold(min(outcome.retry_after_seconds, run.settings.retry_after_max_ms / 1000))
+    stop = stop_after(item, outcome.error)
+    down = run.gate.report(permit, outcome.error)
+    if reason := stop or down:
+        run.stop(reason)
+    return outcome
+
+
+def _share_a_core() -> None:
+    """Let the thread run on the one core that all threads which send have in this process.
+
+    They take turns at Python's interpreter lock anyway, and handing it to another core takes
+    longer than the work in between: tests/benchmarks/README.md has the figures.
+    """
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(os.getpid()))
+        os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})

@@ -12,13 +12,12 @@ from tasks.settings import SettingsError, read_api_settings, read_mongo_settings
 def main() -> int:
     """Serve the API until Ctrl-C; 2 when a setting is wrong."""
     try:
-        settings = read_api_settings()
-        read_mongo_settings()
+        settings, mongo_settings = read_api_settings(), read_mongo_settings()
         _require_prefect_api()
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port)
+    uvicorn.run(create_app(settings, mongo_settings), host=settings.host, port=settings.port)
     return 0
 
 

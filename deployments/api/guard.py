@@ -1,23 +1,13 @@
-"""What web pages in a browser may ask of an API without a token: only its own may change things."""
+"""Guards an API without a token from web pages: only its own may change things."""
 
 import re
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Final
 
 from fastapi import Request
 
-from deployments.api.models import ApiError
+from deployments.api.errors import FOREIGN_NAME, FOREIGN_PAGE, ApiError
 
-FOREIGN_PAGE: Final = ApiError(
-    HTTPStatus.FORBIDDEN, "FORBIDDEN", "A page of another site may change nothing here"
-)
-FOREIGN_NAME: Final = ApiError(
-    HTTPStatus.FORBIDDEN,
-    "FORBIDDEN",
-    "Without ADMIN_API_TOKEN this API answers only to localhost, 127.0.0.1, [::1] "
-    "and the ADMIN_API_HOST that is set",
-)
 _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_PAGES: Final = frozenset({None, "same-origin", "none"})
@@ -25,7 +15,7 @@ _OWN_PAGES: Final = frozenset({None, "same-origin", "none"})
 
 
 def browser_guard(host: str) -> Callable[[Request], ApiError | None]:
-    """Return what says why a request is refused, None for one that is not.
+    """Return a function that says why a request is refused, None for one that is not.
 
     A page of another site may read (its browser keeps the answer from it), but start and cancel
     nothing. A page that has turned its own name into one for this machine (DNS rebinding) counts

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: the audit trail in figures, computed anew at each scrape."""
+"""`GET /api/metrics` for Prometheus: the audit trail in figures, computed at each scrape."""
 
 import math
 from collections.abc import Iterator
@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Final
 
-from prometheus_client import Metric
+from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, Metric, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -14,9 +16,12 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from deployments.api.dependencies import SyncFigures
+from deployments.api.errors import UNAUTHORIZED, UNAVAILABLE, error_responses
+from deployments.api.syncs import BEARER
 from tasks.entities import ENTITY_NAMES
-from tasks.trail.audit import REQUEST_BOUNDS_MS, RequestTimes, Totals
-from tasks.trail.history import EntityFigures, RunHistory
+from tasks.trail.figures import EntityFigures, Figures
+from tasks.trail.stages import REQUEST_BOUNDS_MS, REQUEST_BUCKETS, RequestTimes, StageTotals
 
 _BY_TYPE: Final = ["entity_type"]
 _BOUNDS: Final = [
@@ -24,18 +29,21 @@ _BOUNDS: Final = [
 ]
 
 
+router = APIRouter(tags=["state"])
+
+
 class SyncMetrics(Collector):
     """The metrics of one audit trail; flow runs are processes of their own, so none are kept here.
 
-    Collecting raises `MongoUnavailable` when MongoDB doesn't answer.
+    Collecting raises `MongoError`.
     """
 
-    def __init__(self, history: RunHistory) -> None:
-        self._history = history
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics; every entity type and status is there, from zero."""
-        figures = dict.fromkeys(ENTITY_NAMES, EntityFigures()) | self._history.figures()
+        figures = dict.fromkeys(ENTITY_NAMES, EntityFigures()) | self._figures.by_entity_type()
         yield _items(figures)
         yield _requests(figures)
         yield _request_seconds(figures)
@@ -46,9 +54,23 @@ class SyncMetrics(Collector):
         runs = GaugeMetricFamily(
             "admin_sync_runs", "Runs on record, dry ones too.", labels=["status"]
         )
-        for status, count in self._history.runs_by_status().items():
+        for status, count in self._figures.runs_by_status().items():
             runs.add_metric([status.value], count)
         return runs
+
+
+@router.get(
+    "/api/metrics",
+    summary="Tell Prometheus what became of the syncs",
+    response_class=PlainTextResponse,
+    responses=error_responses(UNAUTHORIZED, UNAVAILABLE),
+    dependencies=[BEARER],
+)
+def metrics(figures: SyncFigures) -> Response:
+    """Items, requests to Stage 1 and runs, in the text format of Prometheus."""
+    return Response(
+        generate_latest(SyncMetrics(figures)), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
+    )
 
 
 def _items(figures: dict[str, EntityFigures]) -> Metric:
@@ -63,7 +85,7 @@ def _items(figures: dict[str, EntityFigures]) -> Metric:
     return items
 
 
-def _by_outcome(items: Totals) -> dict[str, int]:
+def _by_outcome(items: StageTotals) -> dict[str, int]:
     return {
         "success": items.success,
         "failed": items.failed,
@@ -91,7 +113,8 @@ def _request_seconds(figures: dict[str, EntityFigures]) -> Metric:
 
 
 def _cumulative(requests: RequestTimes) -> list[tuple[str, float]]:
-    return list(zip(_BOUNDS, accumulate(requests.buckets), strict=True))
+    counts = [requests.buckets.get(name, 0) for name in REQUEST_BUCKETS]
+    return list(zip(_BOUNDS, accumulate(counts), strict=True))
 
 
 def _last_success(figures: dict[str, EntityFigures]) -> Metric:

@@ -28,9 +28,9 @@ from prefect.states import Cancelling
 
 from flows.dashboard import name_of_run
 from flows.state_mirror import FLOW_NAME
-from tasks.trail.audit import RunOptions, SyncMode
+from tasks.trail.runs import RunOptions, SyncMode
 
-_PATIENCE_SECONDS: Final = 10.0
+_CALL_SECONDS: Final = 10.0
 """How long Prefect may take for one of the calls below."""
 _UNFINISHED: Final = [
     StateType.RUNNING,
@@ -105,7 +105,7 @@ class SyncDeployment:
 @asynccontextmanager
 async def _in_time() -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(_CALL_SECONDS):
             yield
     except ObjectNotFound:
         raise PrefectUnavailable(

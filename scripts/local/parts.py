@@ -31,7 +31,7 @@ def start_missing_parts(parts: ExitStack, prefect_port: int | None = None) -> bo
     Raises:
         StartFailed: a part did not start.
         SettingsError: a setting that is named is malformed.
-        MongoUnavailable: the MongoDB that is named doesn't answer.
+        MongoError: the MongoDB that is named doesn't answer.
     """
     settings = {**dotenv_values(".env"), **os.environ}
     named = {name: value for name, value in settings.items() if value}

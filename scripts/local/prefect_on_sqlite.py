@@ -17,7 +17,7 @@ from prefect.settings import get_current_settings
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 
-class PatientSqliteConfiguration(AioSqliteConfiguration):
+class SqliteWriterConfiguration(AioSqliteConfiguration):
     """Begins every transaction with `BEGIN IMMEDIATE`."""
 
     @asynccontextmanager
@@ -30,18 +30,18 @@ class PatientSqliteConfiguration(AioSqliteConfiguration):
             yield transaction
 
 
-def patient_configuration(connection_url: str) -> PatientSqliteConfiguration | None:
+def writer_configuration(connection_url: str) -> SqliteWriterConfiguration | None:
     """Return how to write to that database; None leaves it to Prefect: it is not SQLite."""
     if get_dialect(connection_url).name != "sqlite":
         return None
-    return PatientSqliteConfiguration(connection_url)
+    return SqliteWriterConfiguration(connection_url)
 
 
 def main() -> None:
     """Run the Prefect command line, as `python -m prefect` does."""
     connection_url = get_current_settings().server.database.connection_url
     assert connection_url is not None
-    set_database_config(patient_configuration(connection_url.get_secret_value()))
+    set_database_config(writer_configuration(connection_url.get_secret_value()))
     # It logs whole URLs, and that of the alerts' webhook is secret.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     app()

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from scripts.local.parts import start_missing_parts
 from scripts.local.process import StartFailed
-from tasks.mongo import MongoUnavailable
+from tasks.mongo_errors import MongoError
 from tasks.settings import SettingsError, read_settings
 
 _console: Final = Console()
@@ -32,7 +32,7 @@ def main() -> int:
             elif dashboard_is_ours:
                 _console.print("The dashboard stops now; ./scripts/run --keep leaves it up.")
             return exit_status
-    except (StartFailed, SettingsError, MongoUnavailable) as failure:
+    except (StartFailed, SettingsError, MongoError) as failure:
         print(failure, file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ from rich.console import Console
 from deployments.deploy import WORK_POOL
 from scripts.local.parts import LOCAL, start_missing_parts
 from scripts.local.process import StartFailed, answers, require_free, running, serve_until_stopped
-from tasks.mongo import MongoUnavailable
+from tasks.mongo_errors import MongoError
 from tasks.settings import SettingsError, read_api_settings, read_settings
 
 _REPOSITORY: Final = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def main() -> int:
     """Serve until Ctrl-C; 2 when something did not start."""
     try:
         return serve_until_stopped(_doors(_parser().parse_args().prefect_port))
-    except (SettingsError, MongoUnavailable) as failure:
+    except (SettingsError, MongoError) as failure:
         print(failure, file=sys.stderr)
         return 2
 

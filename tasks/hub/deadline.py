@@ -1,74 +1,59 @@
-"""PunctualTransport: an httpx transport whose requests are over in time, whatever the peer does."""
+"""DeadlinePool: HTTP connections whose requests end by a deadline, whatever the peer does."""
 
 import socket
 import ssl
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from threading import Thread
-from typing import Any, Final, cast
+from time import monotonic
+from typing import Any, Final
 
 import httpcore
-import httpx
 
 _KEEPALIVE_SECONDS: Final = 5.0
 _WRITE_BYTES: Final = 4096
-"""So little is taken by a socket in one go; more could need several waits."""
+"""A socket takes so little in one go; more could need several waits."""
 
 
-class PunctualTransport(httpx.BaseTransport):
+class DeadlinePool(httpcore.ConnectionPool):
     """Sends one request at a time, each within `timeout_seconds` from its start.
 
-    A timeout of httpx bounds each wait; a peer that sends a byte now and then makes any number of
-    them. Here all of a request's waits together are bounded: looking up the name, connecting, TLS,
-    sending, and receiving up to the last byte of the body. Only TLS inside the TLS of an https
+    A timeout of httpcore bounds each wait; a peer that sends a byte now and then makes any number
+    of them. Here all of a request's waits together are bounded: looking up the name, connecting,
+    TLS, sending, and receiving up to the last byte of the body. Only TLS inside the TLS of an https
     proxy is bounded by the wait. Connections are kept for the next request.
 
     Args:
         timeout_seconds: the `timeout` extension of a request is not heeded.
         tls: for https hosts.
-        proxy: address of an http or https proxy, with its credentials; without a scheme it is http.
-
-    Raises:
-        httpx.UnsupportedProtocol: the proxy is neither, or its address is no URL.
+        proxy: an http or https proxy.
     """
 
-    def __init__(self, timeout_seconds: float, tls: ssl.SSLContext, proxy: str | None) -> None:
+    def __init__(
+        self, timeout_seconds: float, tls: ssl.SSLContext, proxy: httpcore.Proxy | None = None
+    ) -> None:
         self._timeout_seconds = timeout_seconds
         self._deadline = _Deadline()
-        self._pool = httpcore.ConnectionPool(
+        super().__init__(
             ssl_context=tls,
-            proxy=_proxy(proxy) if proxy else None,
+            proxy=proxy,
             keepalive_expiry=_KEEPALIVE_SECONDS,
-            network_backend=_PunctualBackend(self._deadline),
+            network_backend=_DeadlineBackend(self._deadline),
         )
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send a request and return the response, whose body is still to be read, then closed.
 
         Raises:
-            httpx.TimeoutException: the time was over; reading the body may raise it too.
-            httpx.TransportError: there was no response, or it broke off, or it was no HTTP.
+            httpcore.TimeoutException: the time was over; reading the body may raise it too.
+            httpcore.NetworkError: there was no response, or it broke off.
+            httpcore.ProtocolError: the response is no HTTP, or came before its request.
+            httpcore.ProxyError: the proxy refused.
         """
         self._deadline.begin(self._timeout_seconds)
-        with _httpx_errors():
-            response = self._pool.handle_request(
-                httpcore.Request(
-                    request.method,
-                    _httpcore_url(request.url),
-                    headers=request.headers.raw,
-                    content=cast(httpx.SyncByteStream, request.stream),
-                )
-            )
-            _refuse_unasked(response)
-        return httpx.Response(
-            response.status, headers=response.headers, stream=_ResponseStream(response)
-        )
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._pool.close()
+        response = super().handle_request(request)
+        _refuse_unasked(response)
+        return response
 
 
 class _Deadline:
@@ -78,17 +63,17 @@ class _Deadline:
         self._at = 0.0
 
     def begin(self, seconds: float) -> None:
-        self._at = time.monotonic() + seconds
+        self._at = monotonic() + seconds
 
     def seconds_left(self) -> float:
-        left = self._at - time.monotonic()
+        left = self._at - monotonic()
         if left <= 0:
             raise httpcore.TimeoutException
         return left
 
 
-class _PunctualStream(httpcore.NetworkStream):
-    """A connection that never waits longer than the deadline lets it."""
+class _DeadlineStream(httpcore.NetworkStream):
+    """A connection that never waits beyond the deadline."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
         self._stream = stream
@@ -116,13 +101,13 @@ class _PunctualStream(httpcore.NetworkStream):
     ) -> httpcore.NetworkStream:
         left = self._deadline.seconds_left()
         encrypted = self._stream.start_tls(ssl_context, server_hostname, left)
-        return _PunctualStream(encrypted, self._deadline)
+        return _DeadlineStream(encrypted, self._deadline)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
 
-class _PunctualBackend(httpcore.NetworkBackend):
+class _DeadlineBackend(httpcore.NetworkBackend):
     """Connects by the deadline: each address of a host gets its share of what is left."""
 
     def __init__(self, deadline: _Deadline) -> None:
@@ -148,25 +133,13 @@ class _PunctualBackend(httpcore.NetworkBackend):
                 if not addresses:
                     raise
             else:
-                return _PunctualStream(stream, self._deadline)
-
-
-class _ResponseStream(httpx.SyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
-        self._response = response
-
-    def __iter__(self) -> Iterator[bytes]:
-        with _httpx_errors():
-            yield from self._response.iter_stream()
-
-    def close(self) -> None:
-        self._response.close()
+                return _DeadlineStream(stream, self._deadline)
 
 
 def _refuse_unasked(response: httpcore.Response) -> None:
     """Don't take what a peer sent behind its last answer for the answer to this request."""
     stream = response.extensions.get("network_stream")
-    if isinstance(stream, _PunctualStream) and not stream.has_read_since_write:
+    if isinstance(stream, _DeadlineStream) and not stream.has_read_since_write:
         response.close()
         raise httpcore.RemoteProtocolError("an answer came before its request")
 
@@ -190,38 +163,3 @@ def _look_up(lookup: Future[list[str]], host: str, port: int) -> None:
         lookup.set_exception(error)
     else:
         lookup.set_result([str(address[0]) for *_, address in found])
-
-
-def _httpcore_url(url: httpx.URL) -> httpcore.URL:
-    return httpcore.URL(
-        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-    )
-
-
-def _proxy(address: str) -> httpcore.Proxy:
-    try:
-        url = httpx.URL(address if "://" in address else f"http://{address}")
-    except httpx.InvalidURL:  # its text may hold a part of the credentials
-        raise httpx.UnsupportedProtocol("the proxy's address is no URL") from None
-    if url.scheme not in ("http", "https"):
-        raise httpx.UnsupportedProtocol(f"a proxy of scheme {url.scheme}, not http or https")
-    credentials = (url.username.encode(), url.password.encode())
-    return httpcore.Proxy(_httpcore_url(url), auth=credentials if any(credentials) else None)
-
-
-@contextmanager
-def _httpx_errors() -> Iterator[None]:
-    try:
-        yield
-    except httpcore.TimeoutException as error:
-        raise httpx.TimeoutException(str(error)) from error
-    except _FAILURES as error:
-        raise httpx.TransportError(str(error) or type(error).__name__) from error
-
-
-_FAILURES: Final = (
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.ProxyError,
-    httpcore.UnsupportedProtocol,
-)

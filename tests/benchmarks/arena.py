@@ -13,7 +13,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from tasks.entities import EntityType
-from tasks.source.reader import Item, item_from
+from tasks.source.item import Item, item_from
 from tests.benchmarks.fast_hub import FastHub, fast_hub
 from tests.benchmarks.parts import Parts, environment_without_settings
 from tests.benchmarks.workload import Document, Workload

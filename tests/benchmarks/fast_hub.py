@@ -1,6 +1,6 @@
-"""A Stage 1 that costs next to nothing: answers each upsert, keeps only keys and counts.
+"""A hub faster than the local one, whose threads and MongoDB would be what a benchmark measures.
 
-All contenders send to it.
+It answers each upsert and keeps only keys and counts. All contenders send to it.
 """
 
 import argparse
@@ -16,20 +16,18 @@ from typing import Final
 
 import httpx
 
-from scripts.local.hub import upsert_path, upsert_urls
+from scripts.local.hub import upsert_urls
+from scripts.local.hub.local_hub import ENTITY_TYPE_BY_PATH
 from scripts.local.process import LOCALHOST, answers, free_port, running
 from tasks.entities import ENTITY_TYPES
 from tests.benchmarks.http_connection import HttpConnection, Request, json_response
 
 _REPOSITORY: Final = Path(__file__).parents[2]
 _STATS_PATH: Final = "/_hub/stats"
-_ENTITY_TYPE_BY_PATH: Final = {
-    upsert_path(entity_type): entity_type for entity_type in ENTITY_TYPES
-}
 
 
 class _Hub:
-    """What has come in so far."""
+    """The keys that have come in so far, and how many requests."""
 
     def __init__(self, latency_seconds: float) -> None:
         self.latency_seconds = latency_seconds
@@ -47,8 +45,8 @@ class _Hub:
         )
 
     def accept(self, request: Request) -> bytes:
-        """Take an upsert in and return the response that is due after the latency."""
-        entity_type = _ENTITY_TYPE_BY_PATH[request.path]
+        """Record an upsert and return the response that is due after the latency."""
+        entity_type = ENTITY_TYPE_BY_PATH[request.path]
         body = json.loads(request.body)
         key = body[entity_type.name][entity_type.natural_key]
         self._keys[entity_type.name].add(key)
@@ -86,7 +84,7 @@ class _Connection(HttpConnection):
 
 @dataclass(frozen=True)
 class HubStats:
-    """What a hub has seen since it was started."""
+    """The requests of a hub since its start."""
 
     requests: int
     max_in_flight: int

@@ -1,7 +1,6 @@
-"""The little of HTTP/1.1 that the benchmarks' hubs need: keep-alive, bodies of a stated length.
+"""The part of HTTP/1.1 that the fast hub needs: keep-alive, and bodies with a Content-Length.
 
-The hubs share the machine's cores with what they measure, so they parse no more than its clients
-use.
+The hub shares the machine's cores with what it measures, so it parses no more than its clients use.
 """
 
 import asyncio
@@ -15,12 +14,14 @@ _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECAS
 
 
 class Request(NamedTuple):
+    """The path and the body of a request."""
+
     path: str
     body: bytes
 
 
 class HttpConnection(asyncio.Protocol):
-    """One keep-alive connection; a request that is none cuts it."""
+    """One keep-alive connection; a malformed request ends it."""
 
     def __init__(self) -> None:
         self._received = b""
@@ -52,16 +53,12 @@ class HttpConnection(asyncio.Protocol):
         return request
 
 
-def response(status: int, content: bytes, *headers: bytes) -> bytes:
-    """Return a response of JSON, or of what is said to be JSON."""
-    head = [
-        b"HTTP/1.1 %d -" % status,
+def json_response(body: Any) -> bytes:
+    """Return a success."""
+    content = json.dumps(body).encode()
+    head = (
+        b"HTTP/1.1 200 -",
         b"Content-Type: application/json",
         b"Content-Length: %d" % len(content),
-        *headers,
-    ]
+    )
     return b"\r\n".join([*head, b"", content])
-
-
-def json_response(body: Any, status: int = 200, *headers: bytes) -> bytes:
-    return response(status, json.dumps(body).encode(), *headers)

@@ -17,7 +17,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from tasks.entities import ENTITY_TYPES, EntityType
 from tasks.mongo import database
 from tasks.settings import read_settings
-from tasks.source.reader import Item, item_from
+from tasks.source.item import Item, item_from
 from tests.benchmarks.effort import measured
 
 Request = dict[str, Any]

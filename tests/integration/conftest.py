@@ -40,7 +40,7 @@ def prefect_api_url(prefect_home: Path) -> Iterator[str]:
     ):
         yield url
         APILogWorker.instance().drain()
-        EventsWorker.drain_all()
+        EventsWorker.drain_all(timeout=30)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,8 @@ from deployments.api.models import RUN_RESPONSE, STEPS_RESPONSE
 from scripts.local.hub import upsert_urls
 from scripts.local.prefect import local_prefect_server
 from scripts.local.process import free_port, running
-from tasks.trail.history import RunRecord, StepRecord
+from tasks.trail.runs import RunRecord
+from tasks.trail.steps import StepRecord
 from tests.integration.world import REPOSITORY, Document, wait_until
 
 TOKEN = "api-test-token-81bd"

@@ -14,7 +14,8 @@ from prefect.states import Cancelling, Crashed, Pending, Running, Suspended
 from flows.admin_sync import admin_sync
 from flows.audit_sweep import audit_sweep, end_dead_runs
 from tasks.settings import read_mongo_settings
-from tasks.trail.audit import RunOptions, audit_trail
+from tasks.trail.audit_trail import audit_trail
+from tasks.trail.runs import RunOptions
 from tests.integration.served import forget_slots, process
 from tests.integration.world import Document, World, wait_until
 
@@ -70,10 +71,10 @@ def test_a_killed_process_ends_as_crashed(world: World, tmp_path: Path) -> None:
     run = killed_run(world, tmp_path / "sync.log")
     flow_run_id = run["flow_run_id"]
     assert run["status"] == "running"
-    assert flow_run_id not in end_dead_runs(), "it was heard of a moment ago"
+    assert flow_run_id not in end_dead_runs(read_mongo_settings()), "it was heard of a moment ago"
     assert the_run(world)["status"] == "running"
 
-    assert flow_run_id in end_dead_runs(silent_seconds=0.5)
+    assert flow_run_id in end_dead_runs(read_mongo_settings(), silent_seconds=0.5)
 
     assert state_of(flow_run_id) is StateType.CRASHED
     ended = the_run(world)
@@ -84,7 +85,7 @@ def test_a_killed_process_ends_as_crashed(world: World, tmp_path: Path) -> None:
     assert "AwaitingRetry" not in {step["state"] for step in steps}
     stages = [stage["status"] for stage in ended["stages"]]
     assert stages == ["crashed", "pending", "pending", "pending", "pending"]
-    assert end_dead_runs(silent_seconds=0) == []
+    assert end_dead_runs(read_mongo_settings(), silent_seconds=0) == []
 
 
 @pytest.mark.parametrize(
@@ -99,8 +100,8 @@ def test_a_run_that_only_prefect_knows(
     world: World, left: State, end: StateType, status: str
 ) -> None:
     flow_run_id = begin(left)
-    assert end_dead_runs() == []
-    assert end_dead_runs(silent_seconds=0) == [flow_run_id]
+    assert end_dead_runs(read_mongo_settings()) == []
+    assert end_dead_runs(read_mongo_settings(), silent_seconds=0) == [flow_run_id]
     assert state_of(flow_run_id) is end
     assert the_run(world, flow_run_id=flow_run_id)["status"] == status
 
@@ -110,7 +111,7 @@ def test_a_run_that_prefect_forgot(world: World) -> None:
     with get_client(sync_client=True) as api:
         api.delete_flow_run(UUID(run.document["flow_run_id"]))
     world.database.sync_runs.update_one({}, {"$set": {"status": "running"}})
-    assert end_dead_runs() == []
+    assert end_dead_runs(read_mongo_settings()) == []
     silence(world, run.document)
     assert world.sync().document["status"] == "success", "the next run ends it, and goes on"
     forgotten = the_run(world, flow_run_id=run.document["flow_run_id"])
@@ -121,10 +122,10 @@ def test_a_run_that_prefect_forgot(world: World) -> None:
 def test_a_run_that_prefect_has_just_found_dead(world: World) -> None:
     flow_run_id = begin(Running())
     trail = audit_trail(read_mongo_settings())
-    run_id = trail.open_run(flow_run_id, "a run", RunOptions("a test", ("tenant",)))
+    run_id = trail.runs.open(flow_run_id, "a run", RunOptions("a test", ("tenant",)))
     silence(world, {"_id": run_id})
     world.set_state(flow_run_id, Crashed())
-    assert end_dead_runs() == [flow_run_id]
+    assert end_dead_runs(read_mongo_settings()) == [flow_run_id]
     assert the_run(world)["status"] == "crashed"
 
 
@@ -135,7 +136,7 @@ def test_a_suspended_run_is_neither_running_nor_dead(world: World) -> None:
     with get_client(sync_client=True) as api:
         api.set_flow_run_state(UUID(flow_run_id), Suspended(), force=True)
     silence(world, run.document)
-    assert flow_run_id not in end_dead_runs()
+    assert flow_run_id not in end_dead_runs(read_mongo_settings())
     assert state_of(flow_run_id) is StateType.PAUSED
     assert (the_run(world)["status"], the_run(world)["finished_at"]) == ("pending", None)
 
@@ -144,7 +145,7 @@ def test_a_run_whose_last_hook_failed(world: World) -> None:
     world.add_seed()
     run = world.sync()
     forget_the_end(world)
-    assert end_dead_runs() == [run.document["flow_run_id"]]
+    assert end_dead_runs(read_mongo_settings()) == [run.document["flow_run_id"]]
     assert the_run(world)["status"] == "success"
     assert the_run(world)["totals"]["success"] == 5
 
@@ -156,7 +157,7 @@ def test_a_live_run_that_prefect_takes_for_dead(world: World, tmp_path: Path) ->
         wait_until(lambda: len(world.hub.requests()) >= 5)
         flow_run_id = the_run(world)["flow_run_id"]
         world.set_state(flow_run_id, Crashed())
-        assert flow_run_id not in end_dead_runs()
+        assert flow_run_id not in end_dead_runs(read_mongo_settings())
         assert the_run(world)["status"] == "running"
         assert sync.wait(60) == 0
     assert state_of(flow_run_id) is StateType.COMPLETED

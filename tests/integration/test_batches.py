@@ -13,8 +13,8 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from tasks.entities import entity_type_named
-from tasks.mongo import Patience, identity
-from tasks.source.reader import Source
+from tasks.mongo import MongoRetry, identity
+from tasks.source.reader import SourceReader
 
 TENANT = entity_type_named("tenant")
 
@@ -39,8 +39,8 @@ def database(mongodb_uri: str) -> Iterator[Database[dict[str, Any]]]:
         client.drop_database("batches")
 
 
-def source_of(database: Database[dict[str, Any]]) -> Source:
-    return Source(database, Patience(database.client, seconds=30))
+def source_of(database: Database[dict[str, Any]]) -> SourceReader:
+    return SourceReader(database, MongoRetry(database.client, seconds=30))
 
 
 @settings(max_examples=60, deadline=None)

@@ -19,7 +19,7 @@ from prefect.client.orchestration import get_client
 from flows.audit_sweep import end_dead_runs
 from flows.task_runners import stage_runner
 from scripts.local.process import free_port, running
-from tasks.settings import read_settings
+from tasks.settings import read_mongo_settings, read_settings
 from tasks.slots import LIMIT_NAME
 from tests.integration.served import forget_slots, process
 from tests.integration.world import REPOSITORY, Document, World, stage_runs, task_runs, wait_until
@@ -132,8 +132,9 @@ def test_two_workers_do_what_threads_do(world: World, scheduler: str) -> None:
     batches = {str(task_run.id): task_run for task_run in task_runs(tenants, expected=8)}
     assert {step["task_run_id"] for step in run.steps} >= set(batches)
     with Client(scheduler) as client:
-        senders = client.run(lambda: sorted(sys.modules["tasks.run"]._senders))
-        assert set(map(tuple, senders.values())) == {(run.document["_id"],)}
+        executed = client.run(lambda dask_worker: dask_worker.state.executed_count)
+        assert len(executed) == len(WORKERS)
+        assert all(executed.values())
 
 
 @pytest.mark.usefixtures("scheduler")
@@ -258,7 +259,7 @@ def test_workers_stop_when_the_flow_run_is_dead(
         sync.kill()
         sync.wait(30)
     assert cluster.process_ids
-    (flow_run_id,) = end_dead_runs(silent_seconds=0)
+    (flow_run_id,) = end_dead_runs(read_mongo_settings(), silent_seconds=0)
     assert assert_counted_to_the_end(world)["flow_run_id"] == flow_run_id
     assert len(world.hub.requests()) < 150, "batches went on to their end"
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from tasks.trail.audit import RunStatus
+from tasks.trail.stages import RunStatus
 from tests.integration.world import REPOSITORY, Document, SyncRun, World
 
 COMMAND = [sys.executable, "-m", "scripts.history"]

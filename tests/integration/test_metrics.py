@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.api.app import create_app
 from tasks.entities import ENTITY_NAMES
-from tasks.settings import read_api_settings
+from tasks.settings import read_api_settings, read_mongo_settings
 from tests.integration.world import HUB_TOKEN, Document, World, stage_runs, task_runs
 
 TOKEN = "metrics-test-token-c2b7"
@@ -40,7 +40,7 @@ class Api:
 def api(world: World, monkeypatch: pytest.MonkeyPatch) -> Api:
     assert world.database_name
     monkeypatch.setenv("ADMIN_API_TOKEN", TOKEN)
-    return Api(create_app(read_api_settings()))
+    return Api(create_app(read_api_settings(), read_mongo_settings()))
 
 
 def scraped(api: Api) -> str:

@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from tasks.entities import ENTITY_TYPES, entity_type_named
-from tasks.hub.client import HubAdminClient, UpsertOutcome
+from tasks.hub.answer import UpsertOutcome
+from tasks.hub.client import HubAdminClient
 from tasks.settings import read_settings
 
 

@@ -19,7 +19,10 @@ from flows.admin_sync import admin_sync
 from flows.state_mirror import mirror_run
 from tasks.errors import HUB_UNAVAILABLE, StopReason
 from tasks.settings import read_mongo_settings
-from tasks.trail.audit import RunOptions, RunStatus, Step, StepState, audit_trail
+from tasks.trail.audit_trail import audit_trail
+from tasks.trail.runs import RunOptions
+from tasks.trail.stages import RunStatus
+from tasks.trail.steps import Step
 from tests.integration.served import process
 from tests.integration.world import REPOSITORY, World, wait_until
 
@@ -153,29 +156,37 @@ def test_a_late_older_event_never_overwrites_a_terminal_status(world: World) -> 
 def test_a_run_that_begins_again_is_no_longer_stopped(world: World) -> None:
     assert world.database_name
     trail = audit_trail(read_mongo_settings())
-    run_id = trail.open_run("a flow run", "its name", RunOptions("a test", ("tenant",)))
-    attempt = trail.begin_attempt(run_id)
+    run_id = trail.runs.open("a flow run", "its name", RunOptions("a test", ("tenant",)))
+    attempt = trail.runs.begin_attempt(run_id)
     reason = StopReason("HUB_UNAVAILABLE: down for 60 s", HUB_UNAVAILABLE)
-    trail.stop(run_id, reason)
-    trail.stop(run_id, StopReason("a later reason"))
-    assert trail.stopped_because(attempt) == reason
-    trail.mirror_run("a flow run", RunStatus.RUNNING, "", datetime.now(UTC))
-    assert trail.stopped_because(attempt) is None
-    trail.begin_attempt(run_id)
-    assert trail.stopped_because(attempt), "an attempt that another has taken over went on"
+    trail.stops.stop(run_id, reason)
+    trail.stops.stop(run_id, StopReason("a later reason"))
+    assert trail.stops.reason(attempt) == reason
+    trail.runs.mirror(run_id, RunStatus.RUNNING, "", datetime.now(UTC))
+    assert trail.stops.reason(attempt) is None
+    trail.runs.begin_attempt(run_id)
+    assert trail.stops.reason(attempt), "an attempt that another has taken over went on"
 
 
 def test_what_several_processes_record_after_the_end_is_counted(world: World) -> None:
     trail = audit_trail(read_mongo_settings())
-    run_id = trail.open_run("a flow run", "its name", RunOptions("a test", ("tenant",)))
-    attempt = trail.begin_attempt(run_id)
-    trail.mirror_run("a flow run", RunStatus.CRASHED, "killed", datetime.now(UTC))
+    run_id = trail.runs.open("a flow run", "its name", RunOptions("a test", ("tenant",)))
+    attempt = trail.runs.begin_attempt(run_id)
+    trail.counting.end_run(run_id, RunStatus.CRASHED, "killed", datetime.now(UTC))
 
     def end_a_batch(number: int) -> None:
-        step = Step("tenant", number, str(number), 1, "id", attempt.number, StepState.COMPLETED)
-        trail.record(run_id, "a flow run", step)
-        trail.flush()
-        trail.recount(run_id)
+        step = Step(
+            run_id=run_id,
+            flow_run_id="a flow run",
+            run_attempt=attempt.number,
+            entity_type="tenant",
+            source_id=number,
+            natural_key=str(number),
+            version=1,
+        )
+        trail.buffer.record(step)
+        trail.buffer.flush()
+        trail.counting.recount(run_id, "tenant")
 
     with ThreadPoolExecutor(16) as batches:
         for ended in range(40, 601, 40):

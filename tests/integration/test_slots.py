@@ -122,7 +122,7 @@ def test_no_more_slots_are_taken_than_batches_hold(limit: Limit) -> None:
         is_counted.set()
         for thread in threads:
             thread.join(PATIENCE_SECONDS)
-        slots.give_back()
+        slots.release_idle()
         assert taken == 16
 
 

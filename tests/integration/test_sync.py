@@ -8,7 +8,7 @@ import pytest
 from prefect.client.schemas.objects import StateType
 
 from flows.admin_sync import admin_sync
-from flows.state_mirror import SyncIncomplete
+from flows.conclusion import SyncIncomplete
 from scripts.seed_source import SEED_DOCUMENTS
 from tasks.entities import ENTITY_NAMES
 from tasks.source.request_id import request_id

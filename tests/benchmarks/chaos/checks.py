@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.benchmarks.chaos.hub import ItemKey, Ledger
+from tests.benchmarks.chaos.ledger import ItemKey, Ledger
 from tests.benchmarks.chaos.operator import PrefectState
 from tests.benchmarks.chaos.workload import Items
 from tests.benchmarks.workload import Document
@@ -115,7 +115,7 @@ def _one_body_a_request_id(evidence: Evidence) -> Iterator[str]:
 
 
 def _little_is_sent_again(evidence: Evidence) -> Iterator[str]:
-    resent = evidence.ledger.resent.total()
+    resent = evidence.ledger.resent
     if resent > MOST_SENT_AGAIN:
         yield f"{resent} items were sent again though Stage 1 had confirmed them"
 

@@ -1,18 +1,25 @@
 """How Stage 1 misbehaves in a round: decided by seed, request id and attempt, so repeatable."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from random import Random
 from typing import Final
 
+from scripts.local.hub import Fault
+from scripts.local.hub.request_log import SeenRequest
+from tasks.errors import TEMPORARY_UNAVAILABLE
+
 FAULTY_SHARE: Final = 0.1
-"""Of all attempts, how many go wrong."""
+"""Share of all attempts that go wrong."""
+NO_FAULT: Final = "none"
 _SLOWEST: Final = (0.8, 1.2)
-"""How long a slow answer takes, in client timeouts."""
+"""Shortest and longest time of a slow answer, in client timeouts."""
 
 
-class Fault(StrEnum):
-    """What goes wrong with an attempt; `DROPPED_AFTER` and `SLOW` come after storing."""
+class FaultKind(StrEnum):
+    """Ways in which an attempt goes wrong; `DROPPED_AFTER` and `SLOW` store the item."""
 
     SERVER_ERROR = auto()
     UNAVAILABLE = auto()
@@ -24,16 +31,29 @@ class Fault(StrEnum):
     SLOW = auto()
 
 
-_EVER: Final = [fault for fault in Fault if fault is not Fault.GARBAGE]
-"""Garbage is an error for good: were it not for first attempts only, no three runs would do."""
+_AT_ANY_ATTEMPT: Final = [kind for kind in FaultKind if kind is not FaultKind.GARBAGE]
+"""Garbage fails an item for good: at every attempt, three runs would not be enough."""
+_FAULTS: Final = {
+    FaultKind.SERVER_ERROR: Fault(status=500, body={}),
+    FaultKind.UNAVAILABLE: Fault(status=503, body={}, retry_after="1"),
+    FaultKind.TOO_MANY_REQUESTS: Fault(status=429, body={}, retry_after="1"),
+    FaultKind.TEMPORARY_UNAVAILABLE: Fault(status=200, code=TEMPORARY_UNAVAILABLE),
+    FaultKind.DROPPED_BEFORE: Fault(drop=True),
+    FaultKind.DROPPED_AFTER: Fault(drop=True, after_store=True),
+    FaultKind.GARBAGE: Fault(garbage=True),
+    FaultKind.SLOW: Fault(),
+}
 
 
 @dataclass(frozen=True)
-class Treatment:
-    """What becomes of one attempt; without a fault it is answered as usual, at once."""
+class PlannedFault:
+    """A fault of one attempt; a slow answer has a delay."""
 
-    fault: Fault | None = None
-    delay_seconds: float = 0.0
+    kind: FaultKind
+    delay_ms: int = 0
+
+    def as_fault(self) -> Fault:
+        return _FAULTS[self.kind].model_copy(update={"delay_ms": self.delay_ms})
 
 
 @dataclass(frozen=True)
@@ -43,11 +63,18 @@ class FaultPlan:
     seed: int
     timeout_seconds: float
 
-    def treatment(self, request_id: str, attempt: int) -> Treatment:
-        """Return what becomes of an attempt, counted from 1 for each request id."""
+    def fault(self, request_id: str | None, attempt: int) -> PlannedFault | None:
+        """Return the fault of an attempt, counted from 1 for each request id; None for most."""
         dice = Random(f"{self.seed}|{request_id}|{attempt}")
         if dice.random() >= FAULTY_SHARE:
-            return Treatment()
-        fault = dice.choice(_EVER if attempt > 1 else list(Fault))
-        is_slow = fault is Fault.SLOW
-        return Treatment(fault, dice.uniform(*_SLOWEST) * self.timeout_seconds if is_slow else 0.0)
+            return None
+        kind = dice.choice(_AT_ANY_ATTEMPT if attempt > 1 else list(FaultKind))
+        if kind is not FaultKind.SLOW:
+            return PlannedFault(kind)
+        seconds = dice.uniform(*_SLOWEST) * self.timeout_seconds
+        return PlannedFault(kind, round(1_000 * seconds))
+
+    def counts(self, requests: Iterable[SeenRequest]) -> dict[str, int]:
+        """Return how many of the requests had a fault of each kind, or none."""
+        faults = (self.fault(seen.request_id, seen.attempt) for seen in requests)
+        return dict(Counter(fault.kind if fault else NO_FAULT for fault in faults))

@@ -19,24 +19,24 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from deployments.deploy import WORK_POOL
+from scripts.local.hub import upsert_urls
 from scripts.local.mongod import local_mongod
 from scripts.local.prefect import local_prefect_server
 from scripts.local.process import free_port, running
 from tests.benchmarks.arena import REPOSITORY
-from tests.benchmarks.chaos.hub import ChaosHub, chaos_hub
+from tests.benchmarks.chaos.hub import TOKEN, ChaosHub
 from tests.benchmarks.parts import Part, as_part, environment_without_settings
 from tests.benchmarks.workload import Document
 
 DATABASE: Final = "chaos"
 TIMEOUT_SECONDS: Final = 0.5
 """How long the sync waits for an answer of Stage 1."""
-_TOKEN: Final = "chaos-token-b85e"
 _SERVER_SETTINGS: Final = {
     # A run that waits for the one before it looks again that soon.
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "3",
 }
 _SYNC_SETTINGS: Final = {
-    "ADMIN_SYNC_TOKEN": _TOKEN,
+    "ADMIN_SYNC_TOKEN": TOKEN,
     "ADMIN_CONCURRENCY": "8",
     "ADMIN_TIMEOUT_MS": str(round(TIMEOUT_SECONDS * 1000)),
     "ADMIN_RETRY_BASE_DELAY_MS": "100",
@@ -115,14 +115,14 @@ def chaos_parts(**sync_settings: str) -> Iterator[Parts]:
         ExitStack() as parts,
     ):
         scratch = Path(folder)
-        hub = parts.enter_context(chaos_hub())
+        hub = parts.enter_context(_hub(scratch / "hub"))
         mongodb = _server(parts, partial(_mongod, scratch / "mongodb", free_port()))
         prefect = _server(parts, partial(_prefect, scratch / "prefect", free_port()))
         environment = {
             **environment_without_settings(),
             **_SYNC_SETTINGS,
             **sync_settings,
-            **hub.upsert_urls,
+            **upsert_urls(hub.base_url),
             "MONGODB_URI": mongodb.part.address,
             "MONGODB_DB": DATABASE,
             "PREFECT_API_URL": prefect.part.address,
@@ -159,6 +159,17 @@ def _server(parts: ExitStack, start: Callable[[], AbstractContextManager[Part]])
     server = Server(start)
     parts.callback(server.stop)
     return server
+
+
+@contextmanager
+def _hub(data: Path) -> Iterator[ChaosHub]:
+    """Run a hub over a MongoDB of its own, which stays up when that of the sync is killed."""
+    with (
+        local_mongod(data) as uri,
+        MongoClient[Document](uri) as client,
+        ChaosHub(client["hub"]) as hub,
+    ):
+        yield hub
 
 
 def _mongod(data: Path, port: int) -> AbstractContextManager[Part]:

@@ -14,7 +14,6 @@ import psutil  # type: ignore[import-untyped]
 from tests.benchmarks.chaos.checks import AT_ITS_END, Evidence, is_true_status, violations
 from tests.benchmarks.chaos.events import SECONDS, Event, Strike
 from tests.benchmarks.chaos.faults import FaultPlan
-from tests.benchmarks.chaos.hub import Ledger
 from tests.benchmarks.chaos.operator import Operator
 from tests.benchmarks.chaos.parts import TIMEOUT_SECONDS, Parts
 from tests.benchmarks.chaos.workload import Items, insert_items
@@ -26,6 +25,7 @@ END_SECONDS: Final = 150.0
 _REACH_SECONDS: Final = 90.0
 _EXIT_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.2
+_REACH_POLL_SECONDS: Final = 0.005
 
 
 class FollowUp(StrEnum):
@@ -86,19 +86,21 @@ def play(parts: Parts, plan: RoundPlan) -> Round:
     started = time.monotonic()
     parts.database.client.drop_database(parts.database)
     items = insert_items(parts.database, plan.items, plan.seed)
-    ledger = parts.hub.begin(FaultPlan(plan.seed, TIMEOUT_SECONDS))
-    course = _Course(parts, items, ledger)
+    faults = FaultPlan(plan.seed, TIMEOUT_SECONDS)
+    parts.hub.begin(faults)
+    course = _Course(parts, items)
     try:
         course.run(plan)
-        found = violations(course.evidence())
+        evidence = course.evidence()
     finally:
         course.clear_away()
+    ledger = evidence.ledger
     return Round(
         plan,
-        (*course.violations, *found),
-        ledger.requests,
-        dict(ledger.faults),
-        ledger.resent.total(),
+        (*course.violations, *violations(evidence)),
+        len(ledger.requests),
+        faults.counts(ledger.requests),
+        ledger.resent,
         course.follow_ups,
         course.end_seconds,
         time.monotonic() - started,
@@ -111,7 +113,6 @@ class _Course:
 
     parts: Parts
     items: Items
-    ledger: Ledger
     flow_runs: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     follow_ups: int = 0
@@ -137,7 +138,7 @@ class _Course:
     def evidence(self) -> Evidence:
         return Evidence(
             self.items,
-            self.ledger,
+            self.parts.hub.ledger(),
             list(self._database.sync_runs.find()),
             list(self._database.sync_steps.find()),
             {flow_run_id: self._operator.state(flow_run_id) for flow_run_id in self.flow_runs},
@@ -153,9 +154,12 @@ class _Course:
         self._operator.close()
 
     def _strike(self, strike: Strike, flow_run_id: str) -> None:
-        if not self.ledger.await_requests(strike.at_request, _REACH_SECONDS):
+        hub = self.parts.hub
+        if not _within(
+            _REACH_SECONDS, lambda: hub.has_seen(strike.at_request), _REACH_POLL_SECONDS
+        ):
             self.violations.append(
-                f"{strike.event} came too late: Stage 1 saw {self.ledger.requests} requests"
+                f"{strike.event} came too late: Stage 1 did not see {strike.at_request} requests"
             )
         strike.carry_out(self.parts, flow_run_id)
 
@@ -203,12 +207,14 @@ class _Course:
         return [p for flow_run_id in self.flow_runs for p in self.parts.processes_of(flow_run_id)]
 
 
-def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+def _within(
+    seconds: float, condition: Callable[[], bool], poll_seconds: float = _POLL_SECONDS
+) -> bool:
     """Whether a condition came true by then; a Prefect that doesn't answer says no."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with suppress(httpx.HTTPError):
             if condition():
                 return True
-        time.sleep(_POLL_SECONDS)
+        time.sleep(poll_seconds)
     return False

@@ -9,7 +9,7 @@ from pymongo.database import Database
 
 from tasks.entities import ENTITY_TYPES, EntityType
 from tasks.source.request_id import request_id
-from tests.benchmarks.chaos.hub import Accepted, ItemKey
+from tests.benchmarks.chaos.ledger import Accepted, ItemKey
 from tests.benchmarks.workload import Document, generated_documents
 
 INVALID_OF_EACH_TYPE: Final = 2

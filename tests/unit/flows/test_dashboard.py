@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import FlowRun
 from flows.dashboard import name_of_run
 from flows.state_mirror import trigger_of
 from tasks.entities import ENTITY_NAMES
-from tasks.trail.audit import RunOptions, SyncMode
+from tasks.trail.runs import RunOptions, SyncMode
 
 
 def options(entities: Sequence[str] = ENTITY_NAMES, **asked: Any) -> RunOptions:

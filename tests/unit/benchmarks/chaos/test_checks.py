@@ -5,15 +5,23 @@ from typing import Any
 
 import pytest
 
+from scripts.local.hub.request_log import SeenRequest
 from tests.benchmarks.chaos.checks import Evidence, violations
-from tests.benchmarks.chaos.faults import FAULTY_SHARE, Fault, FaultPlan
-from tests.benchmarks.chaos.hub import Accepted, ItemKey, Ledger
+from tests.benchmarks.chaos.faults import FAULTY_SHARE, FaultKind, FaultPlan
+from tests.benchmarks.chaos.ledger import Accepted, ItemKey, Ledger
 from tests.benchmarks.chaos.operator import PrefectState
 from tests.benchmarks.chaos.workload import Items
 
 PLAN = FaultPlan(seed=1, timeout_seconds=1)
 GOOD, BAD = ItemKey("tenant", "good"), ItemKey("tenant", "bad")
 ACCEPTED = Accepted("a request id", {"id": "good"})
+
+
+def request(received_at: float = 0, **changes: Any) -> SeenRequest:
+    """A request that Stage 1 confirmed half a second after it came."""
+    seen = SeenRequest("tenant", "good", "a request id", "a digest", 1, received_at)
+    confirmed = {"answered_at": received_at + 0.5, "status": 200, "outcome": "stored"}
+    return replace(seen, **{**confirmed, **changes})
 
 
 def step(item: ItemKey, *, ok: bool) -> dict[str, Any]:
@@ -46,7 +54,7 @@ def run(**changes: Any) -> dict[str, Any]:
 def evidence() -> Evidence:
     return Evidence(
         items=Items({GOOD: ACCEPTED}, frozenset({BAD})),
-        ledger=Ledger(PLAN, items={GOOD: ACCEPTED}, digests={"a request id": {"a digest"}}),
+        ledger=Ledger([request()], {GOOD: ACCEPTED}),
         runs=[run()],
         steps=[step(GOOD, ok=True), step(BAD, ok=False)],
         states={"a flow run": PrefectState("FAILED", "Partial", "")},
@@ -57,6 +65,10 @@ def the_violations(evidence: Evidence) -> str:
     found = violations(evidence)
     assert found, "it was not seen"
     return "; ".join(found)
+
+
+def violations_with_requests(evidence: Evidence, *requests: SeenRequest) -> list[str]:
+    return violations(replace(evidence, ledger=replace(evidence.ledger, requests=requests)))
 
 
 def test_a_true_trail_has_no_violation(evidence: Evidence) -> None:
@@ -108,20 +120,33 @@ def test_a_stage_that_says_running_for_ever(evidence: Evidence) -> None:
 
 
 def test_two_bodies_under_one_request_id(evidence: Evidence) -> None:
-    evidence.ledger.digests["a request id"].add("another digest")
-    assert "came with 2 bodies" in the_violations(evidence)
+    told = violations_with_requests(evidence, request(), request(digest="another digest"))
+    assert "came with 2 bodies" in told[0]
 
 
 def test_more_sent_again_than_records_can_be_lost(evidence: Evidence) -> None:
-    evidence.ledger.resent["a request id"] = 101
-    assert "101 items were sent again" in the_violations(evidence)
+    again = [request(received_at=n) for n in range(1, 102)]
+    (told,) = violations_with_requests(evidence, request(), *again)
+    assert "101 items were sent again" in told
+
+
+@pytest.mark.parametrize(
+    "unconfirmed",
+    [{"client_left": True}, {"outcome": "dropped"}, {"answered_at": 1_000.0}],
+    ids=["nobody listened", "refused", "not yet answered"],
+)
+def test_what_no_client_was_told_may_be_sent_again(
+    evidence: Evidence, unconfirmed: dict[str, Any]
+) -> None:
+    requests = [request(received_at=n, **unconfirmed) for n in range(102)]
+    assert violations_with_requests(evidence, *requests) == []
 
 
 def test_a_tenth_of_the_attempts_go_wrong_in_all_ways_and_repeatably() -> None:
     attempts = [(f"request {n}", attempt) for n in range(2_000) for attempt in (1, 2)]
-    treatments = [PLAN.treatment(*attempt) for attempt in attempts]
-    faults = [treatment.fault for treatment in treatments if treatment.fault]
-    assert set(faults) == set(Fault)
-    assert len(faults) / len(attempts) == pytest.approx(FAULTY_SHARE, rel=0.2)
-    assert treatments == [FaultPlan(1, 1).treatment(*attempt) for attempt in attempts]
-    assert treatments != [FaultPlan(2, 1).treatment(*attempt) for attempt in attempts]
+    faults = [PLAN.fault(*attempt) for attempt in attempts]
+    kinds = [fault.kind for fault in faults if fault]
+    assert set(kinds) == set(FaultKind)
+    assert len(kinds) / len(attempts) == pytest.approx(FAULTY_SHARE, rel=0.2)
+    assert faults == [FaultPlan(1, 1).fault(*attempt) for attempt in attempts]
+    assert faults != [FaultPlan(2, 1).fault(*attempt) for attempt in attempts]

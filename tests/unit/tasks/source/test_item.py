@@ -23,8 +23,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts.seed_source import SEED_DOCUMENTS
-from tasks.entities import ENTITY_NAMES, ENTITY_TYPES, entity_type_named, in_sync_order, label_of
-from tasks.source.reader import BOOKKEEPING, InvalidItem, Item, item_from, request_id_of
+from tasks.entities import ENTITY_NAMES, ENTITY_TYPES, entity_type_named
+from tasks.source.item import (
+    BOOKKEEPING,
+    InvalidItem,
+    Item,
+    item_from,
+    request_id_of,
+    superseded,
+)
+from tasks.source.raw_document import UnreadableDocument
 
 OID = ObjectId("507f1f77bcf86cd799439011")
 TENANT = {"_id": OID, "id": "acme", "name": "Acme", "version": 3}
@@ -40,17 +48,6 @@ def fault(entity_type: str, document: dict[str, Any]) -> str:
     item = item_from(entity_type_named(entity_type), document)
     assert isinstance(item, InvalidItem), item
     return item.fault
-
-
-def test_entity_types_are_declared_in_sync_order() -> None:
-    assert [entity_type.name for entity_type in ENTITY_TYPES] == ENTITY_NAMES
-    for position, entity_type in enumerate(ENTITY_TYPES):
-        earlier = {parent.name for parent in ENTITY_TYPES[:position]}
-        assert {parent.entity_type for parent in entity_type.parents} <= earlier
-
-
-def test_a_selection_is_run_once_each_and_in_sync_order() -> None:
-    assert in_sync_order(["domain", "tenant", "domain"]) == ["tenant", "domain"]
 
 
 @pytest.mark.parametrize("entity_type", ENTITY_NAMES)
@@ -211,13 +208,6 @@ def test_a_fault_is_one_short_line_whatever_the_names_in_the_document() -> None:
     assert told.isprintable()
 
 
-def test_a_label_is_one_short_line() -> None:
-    label = label_of("a\nb\0" + "x" * 1_000, 1)
-    assert label.startswith(r"a\nb\x00xxx")
-    assert (len(label), label[-1]) == (255, "…")
-    assert label_of(None, {"$x": "\r"}) == "_id {'$x': '\\r'}"
-
-
 MODEL_FIELDS = sorted({name for each in ENTITY_TYPES for name in each.model.model_fields})
 SNEAKY_NAMES = ["", "$x", "a.b", "model_config", "model_dump", "__class__", "__dict__", "_id", "\0"]
 bson_values = st.recursive(
@@ -290,3 +280,49 @@ def test_a_document_as_deep_as_mongodb_takes_is_sent() -> None:
     for level in range(180):
         deep = [deep] if level % 2 else {"": deep}
     json.dumps(sent("tenant", {**TENANT, "deep": deep}).body)
+
+
+@pytest.mark.parametrize(
+    ("legible", "natural_key"),
+    [({"id": "acme", "name": "Acme"}, "acme"), ({"id": "\udcff"}, None), ({}, None)],
+)
+def test_a_document_that_can_not_be_read_has_a_fault(
+    legible: dict[str, Any], natural_key: str | None
+) -> None:
+    tenant = entity_type_named("tenant")
+    document = UnreadableDocument("sha256:0", legible, "no sound BSON")
+    item = item_from(tenant, document)
+    assert item == InvalidItem(tenant, "sha256:0", natural_key, None, "no sound BSON")
+    assert request_id_of(tenant, document) is None
+
+
+def rivals(*versions: Any) -> list[Item | InvalidItem]:
+    """Items of one natural key, each with its place as its `_id`."""
+    tenant = entity_type_named("tenant")
+    fields = {"id": "acme", "name": "Acme"}
+    return [
+        item_from(tenant, {"_id": place, **fields, "version": version})
+        for place, version in enumerate(versions)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("versions", "not_sent"),
+    [
+        ((1,), []),
+        ((1, 2), [0]),
+        ((2, 1), [1]),
+        ((-1, 0), [0]),
+        ((1, 1, 1), [1, 2]),
+        ((1, 3, 2, 3), [0, 2, 3]),
+        ((None, 0), [0]),
+        ((None, None), [1]),
+        (("odd", 0), [0]),
+        (("odd", None), [0]),
+        (("odd", "odder"), [1]),
+    ],
+)
+def test_of_several_documents_of_one_key_the_highest_version_is_sent(
+    versions: tuple[Any, ...], not_sent: list[int]
+) -> None:
+    assert [item.source_id for item in superseded(rivals(*versions))] == not_sent

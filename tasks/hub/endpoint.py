@@ -1,0 +1,51 @@
+"""Endpoint: the address that items of one type are sent to, and the proxy on the way."""
+
+from dataclasses import dataclass, field
+from urllib.request import getproxies, proxy_bypass
+
+import httpcore
+import httpx
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where and how items of one type are sent; without `proxy` they go straight there."""
+
+    url: httpcore.URL
+    headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
+    proxy: str | None = field(repr=False)
+
+
+def endpoint_at(address: str, token: str) -> Endpoint:
+    """Return the endpoint at an upsert URL, with the proxy that the environment names for it."""
+    url = httpx.URL(address)
+    headers = (
+        (b"Host", url.netloc),
+        (b"Authorization", f"Bearer {token}".encode("ascii")),
+        (b"Content-Type", b"application/json"),
+    )
+    proxy = None if proxy_bypass(url.host) else getproxies().get(url.scheme)
+    return Endpoint(_httpcore_url(url), headers, proxy)
+
+
+def proxy_at(address: str) -> httpcore.Proxy:
+    """Return the proxy at an address with its credentials; without a scheme it is an http proxy.
+
+    Raises:
+        httpcore.UnsupportedProtocol: the scheme is neither http nor https, or it is no URL. The
+            text is free of credentials.
+    """
+    try:
+        url = httpx.URL(address if "://" in address else f"http://{address}")
+    except httpx.InvalidURL:  # its text may hold a part of the credentials
+        raise httpcore.UnsupportedProtocol("the proxy's address is no URL") from None
+    if url.scheme not in ("http", "https"):
+        raise httpcore.UnsupportedProtocol(f"a proxy of scheme {url.scheme}, not http or https")
+    credentials = (url.username.encode(), url.password.encode())
+    return httpcore.Proxy(_httpcore_url(url), auth=credentials if any(credentials) else None)
+
+
+def _httpcore_url(url: httpx.URL) -> httpcore.URL:
+    return httpcore.URL(
+        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+    )

@@ -1,0 +1,83 @@
+"""AuditTrail: the collections `sync_runs` and `sync_steps` of one database, as a run uses them."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from pymongo.collection import Collection
+from pymongo.write_concern import WriteConcern
+
+from tasks.mongo import Document, database, mongo_retry
+from tasks.settings import MongoSettings
+from tasks.trail.counting import Counting
+from tasks.trail.liveness import Liveness
+from tasks.trail.runs import RUN_INDEXES, Runs
+from tasks.trail.stages import Stages
+from tasks.trail.step_buffer import StepBuffer
+from tasks.trail.steps import STEP_EXPIRY, STEP_INDEXES, Steps
+from tasks.trail.stops import Stops
+
+_DURABLE: Final = WriteConcern(w="majority", j=True)
+"""Lets a record outlive a MongoDB that is killed, and a primary that is lost."""
+
+
+@dataclass(frozen=True)
+class AuditTrail:
+    """The parts of an audit trail, one a job.
+
+    Their methods wait for a MongoDB that is away, and raise `MongoError`.
+    """
+
+    runs: Runs
+    stages: Stages
+    stops: Stops
+    liveness: Liveness
+    steps: Steps
+    buffer: StepBuffer
+    counting: Counting
+
+
+@lru_cache(maxsize=8)
+def audit_trail(settings: MongoSettings) -> AuditTrail:
+    """Return this process's audit trail of the database that the settings name.
+
+    At its first call it makes the indexes.
+
+    Raises:
+        MongoError: MongoDB is away, or does not let us.
+    """
+    retry, backoffice = mongo_retry(settings), database(settings)
+    sync_runs = backoffice.get_collection("sync_runs", write_concern=_DURABLE)
+    sync_steps = backoffice.get_collection("sync_steps", write_concern=_DURABLE)
+    retry.call(lambda: _make_indexes(sync_runs, sync_steps, settings.steps_retention_days))
+    runs, steps = Runs(sync_runs, retry), Steps(sync_steps, retry)
+    buffer = StepBuffer(sync_steps, retry)
+    return AuditTrail(
+        runs,
+        Stages(sync_runs, retry),
+        Stops(sync_runs, retry),
+        Liveness(sync_runs, retry),
+        steps,
+        buffer,
+        Counting(runs, steps, buffer),
+    )
+
+
+def _make_indexes(
+    runs: Collection[Document], steps: Collection[Document], retention_days: int | None
+) -> None:
+    runs.create_indexes(RUN_INDEXES)
+    steps.create_indexes(STEP_INDEXES)
+    _expire(steps, retention_days)
+
+
+def _expire(steps: Collection[Document], days: int | None) -> None:
+    """Let MongoDB delete steps that many days after their last change; None: never."""
+    present = steps.index_information().get(STEP_EXPIRY)
+    wanted = None if days is None else days * 86_400
+    if wanted == (present and present["expireAfterSeconds"]):
+        return
+    if present:
+        steps.drop_index(STEP_EXPIRY)
+    if wanted is not None:
+        steps.create_index("updated_at", name=STEP_EXPIRY, expireAfterSeconds=wanted)

@@ -1,0 +1,55 @@
+"""Types that the fields of the trail's documents share."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from bson import ObjectId
+from bson.errors import InvalidId
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    InstanceOf,
+    PlainSerializer,
+    WithJsonSchema,
+)
+
+
+class Record(BaseModel):
+    """A document of the trail, or a part of one; fields that it has besides these are left out.
+
+    Fields with `exclude=True` are stored, and not shown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+def stored(record: Record) -> dict[str, Any]:
+    """Return a record as it is stored: with the fields that are not shown."""
+    fields = type(record).model_fields.items()
+    hidden = {name: getattr(record, name) for name, field in fields if field.exclude}
+    return record.model_dump(by_alias=True) | hidden
+
+
+def _object_id(text: object) -> ObjectId:
+    try:
+        return ObjectId(text)  # type: ignore[arg-type]
+    except (InvalidId, TypeError):
+        raise ValueError("not a run_id (24 hex digits)") from None
+
+
+def _in_milliseconds(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+RunId = ObjectId
+"""Key of a run in `sync_runs`."""
+RunKey = Annotated[
+    InstanceOf[RunId],
+    BeforeValidator(_object_id),
+    PlainSerializer(str, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9a-fA-F]{24}$"}, mode="validation"),
+]
+"""A `run_id`; as text, 24 hex digits."""
+UtcTime = Annotated[datetime, PlainSerializer(_in_milliseconds, when_used="json")]
+"""A time, in JSON as the seed document writes it: `2024-01-01T00:00:00.000Z`."""

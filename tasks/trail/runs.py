@@ -1,0 +1,229 @@
+"""`sync_runs`: one document for each run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, cast
+
+from bson import ObjectId
+from pydantic import Field
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
+from pymongo.collection import Collection
+
+from tasks.errors import StopReason
+from tasks.mongo import Document, MongoRetry, mongo_operation
+from tasks.trail.fields import Record, RunId, RunKey, UtcTime, stored
+from tasks.trail.stages import RunStatus, StageRecord, StageTotals, Totals, seconds_between
+
+RUN_INDEXES: Final = [
+    IndexModel([("flow_run_id", ASCENDING)], unique=True),
+    IndexModel([("started_at", DESCENDING), ("_id", DESCENDING)]),
+]
+NEWEST_FIRST: Final = {"started_at": DESCENDING, "_id": DESCENDING}
+
+
+class SyncMode(StrEnum):
+    """Which items a run sends."""
+
+    FULL = "full"
+    """All of them."""
+    CHANGED = "changed"
+    """Those whose request id no run has a successful step for."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options that were asked for."""
+
+    trigger: str
+    entities: tuple[str, ...]
+    mode: SyncMode = SyncMode.FULL
+    dry_run: bool = False
+    skip_orphans: bool = False
+
+    def as_parameters(self) -> dict[str, Any]:
+        """Return the parameters of the flow that ask for the same."""
+        return {**asdict(self), "entities": list(self.entities)}
+
+
+@dataclass(frozen=True)
+class RunAttempt:
+    """One execution of a run: a flow run that is retried goes on in the same run, as its next."""
+
+    run_id: RunId
+    number: int
+
+
+class RunErrorRecord(Record):
+    """An item that is not in, as the run's own document tells of it."""
+
+    entity_type: str = Field(examples=["domain"])
+    natural_key: str | None = Field(examples=["pagos.semperaltius.edu.mx"])
+    code: str = Field(examples=["NOT_FOUND"])
+    message: str = Field(examples=["client semperaltius does not exist"])
+
+
+class RunRecord(Record):
+    """A document of `sync_runs`. Counts of a run that goes on are not final."""
+
+    id: RunKey = Field(
+        default_factory=ObjectId, validation_alias="_id", examples=["507f1f77bcf86cd799439011"]
+    )
+    status: RunStatus = Field(RunStatus.PENDING, examples=["partial"])
+    started_at: UtcTime = Field(examples=["2024-01-01T00:00:00.000Z"])
+    finished_at: UtcTime | None = Field(None, examples=["2024-01-01T00:00:10.000Z"])
+    totals: Totals = Totals()
+    errors: list[RunErrorRecord] = Field(default_factory=list)
+    mode: SyncMode = Field(examples=["full"])
+    dry_run: bool = False
+    trigger: str | None = Field(examples=["REST API"])
+    message: str | None = Field(None, examples=["1 of 1 items failed: NOT_FOUND (1)"])
+    flow_run_id: str = Field(examples=["39f453ec-7ef3-4310-9f72-4de981dc45f3"])
+    flow_run_name: str = Field(examples=["domain - REST API"])
+    stages: list[StageRecord]
+    parameters: dict[str, Any] = Field({}, exclude=True)
+    attempt: int = Field(0, exclude=True)
+    """How many executions have begun."""
+    stopped_because: StopReason | None = Field(None, exclude=True)
+    """Why nothing more is sent."""
+    mirrored_at: datetime | None = Field(None, exclude=True)
+    """When Prefect's flow run entered the state that `status` is taken from."""
+    alive_at: datetime | None = Field(None, exclude=True)
+    """When the process of the run was last heard of, by MongoDB's clock."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds that it took; None while it runs."""
+        return seconds_between(self.started_at, self.finished_at)
+
+    @property
+    def options(self) -> RunOptions:
+        """Return the options that were asked for."""
+        entities = tuple(stage.entity_type for stage in self.stages)
+        skip_orphans = self.parameters.get("skip_orphans", False)
+        return RunOptions(self.trigger or "", entities, self.mode, self.dry_run, skip_orphans)
+
+
+class Runs:
+    """Finds, opens and ends runs."""
+
+    def __init__(self, runs: Collection[Document], retry: MongoRetry) -> None:
+        self._runs = runs
+        self._retry = retry
+
+    @mongo_operation
+    def open(self, flow_run_id: str, flow_run_name: str, options: RunOptions) -> RunId:
+        """Find or create the run of a Prefect flow run and return its `run_id`."""
+        opening = RunRecord(
+            flow_run_id=flow_run_id,
+            flow_run_name=flow_run_name,
+            mode=options.mode,
+            dry_run=options.dry_run,
+            trigger=options.trigger,
+            parameters=options.as_parameters(),
+            started_at=datetime.now(UTC),
+            stages=[StageRecord(entity_type=entity_type) for entity_type in options.entities],
+        )
+        document = stored(opening)
+        document["_id"] = document.pop("id")
+        run = self._runs.find_one_and_update(
+            {"flow_run_id": flow_run_id},
+            {"$setOnInsert": document},
+            projection={"_id": True},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+        )
+        return cast(RunId, cast(Document, run)["_id"])
+
+    @mongo_operation
+    def begin_attempt(self, run_id: RunId) -> RunAttempt:
+        """Begin the next execution of a run; an earlier one that still goes on counts no more."""
+        run = self._runs.find_one_and_update(
+            {"_id": run_id},
+            {"$inc": {"attempt": 1}, **ALIVE_NOW},
+            projection={"attempt": True},
+            return_document=ReturnDocument.AFTER,
+        )
+        return RunAttempt(run_id, cast(Document, run)["attempt"])
+
+    @mongo_operation
+    def find(self, run_id: RunId) -> RunRecord | None:
+        """Return a run, None where there is none."""
+        return run_record(self._runs.find_one({"_id": run_id}))
+
+    @mongo_operation
+    def mirror(self, run_id: RunId, status: RunStatus, message: str, at: datetime) -> None:
+        """Take over the state that a run that goes on entered at `at`, unless it is older news."""
+        change: Document = {"status": status, "message": message, "mirrored_at": at}
+        if status is RunStatus.RUNNING:
+            self._runs.update_one({"_id": run_id, "attempt": 0}, {"$set": {"started_at": at}})
+            change |= {"stopped_because": None, "finished_at": None}
+        self._runs.update_one({"_id": run_id, **_not_newer_than(at, "$lt")}, {"$set": change})
+
+    @mongo_operation
+    def end(
+        self,
+        run: RunRecord,
+        status: RunStatus,
+        message: str,
+        at: datetime,
+        stages: Sequence[StageRecord],
+        errors: Sequence[RunErrorRecord],
+    ) -> bool:
+        """Note how a run ended at `at`, and its stages with it; False where that is older news."""
+        ended = {
+            "status": status,
+            "message": message,
+            "mirrored_at": at,
+            "finished_at": at,
+            **_counts(run, stages, errors),
+        }
+        not_newer = {"_id": run.id, **_not_newer_than(at, "$lte")}
+        return bool(self._runs.update_one(not_newer, {"$set": ended}).matched_count)
+
+    @mongo_operation
+    def correct(
+        self, run: RunRecord, stages: Sequence[StageRecord], errors: Sequence[RunErrorRecord]
+    ) -> bool:
+        """Let a run and its stages count what `stages` say; False where they do."""
+        if run.stages == stages and run.totals == sum_of(stages):
+            return False
+        self._runs.update_one({"_id": run.id}, {"$set": _counts(run, stages, errors)})
+        return True
+
+
+def run_record(document: Document | None) -> RunRecord | None:
+    """Return a document of `sync_runs` as a record; None for none."""
+    return None if document is None else RunRecord.model_validate(document)
+
+
+def sum_of(stages: Sequence[StageRecord]) -> Totals:
+    """Return the totals of a run: the sum of its stages."""
+    total = sum(stages, StageTotals())
+    return Totals(**{name: getattr(total, name) for name in Totals.model_fields})
+
+
+ALIVE_NOW: Final[Mapping[str, Any]] = {"$currentDate": {"alive_at": True}}
+"""Update that notes, by MongoDB's clock, that the process of a run lives."""
+
+
+def _counts(
+    run: RunRecord, stages: Sequence[StageRecord], errors: Sequence[RunErrorRecord]
+) -> Document:
+    """Return the change that makes a run count what `stages` say; of them, only what differs."""
+    changed = {
+        f"stages.{index}.{name}": value
+        for index, (before, after) in enumerate(zip(run.stages, stages, strict=True))
+        for name, value in after
+        if value != getattr(before, name)
+    }
+    return {
+        "totals": sum_of(stages).model_dump(),
+        "errors": [error.model_dump() for error in errors],
+        **changed,
+    }
+
+
+def _not_newer_than(at: datetime, comparison: str) -> Document:
+    return {"$or": [{"mirrored_at": None}, {"mirrored_at": {comparison: at}}]}

@@ -1,0 +1,214 @@
+"""The entries of `sync_runs.stages`: one for each entity type of a run."""
+
+import logging
+import math
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, Self
+
+from pydantic import Field
+from pymongo.collection import Collection
+from pymongo.errors import PyMongoError
+from pymongo.write_concern import WriteConcern
+
+from tasks.mongo import Document, MongoRetry, mongo_operation
+from tasks.trail.fields import Record, RunId, UtcTime
+
+_logger = logging.getLogger(__name__)
+
+REQUEST_BOUNDS_MS: Final = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, math.inf)
+"""Upper bounds of the buckets that requests are counted in, in milliseconds."""
+REQUEST_BUCKETS: Final = tuple(f"{bound:g}" for bound in REQUEST_BOUNDS_MS)
+"""Names of the buckets in `sync_runs`."""
+_SOON: Final = WriteConcern(w=1, j=False)
+
+
+class RunStatus(StrEnum):
+    """Status of a run and of each of its stages."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCESS = "success"
+    """Everything is in."""
+    PARTIAL = "partial"
+    """Some items are in and some are not."""
+    FAILED = "failed"
+    """Nothing is in, or the run was stopped, or our own code failed."""
+    CANCELLED = "cancelled"
+    CRASHED = "crashed"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self not in UNFINISHED
+
+
+UNFINISHED: Final = (RunStatus.PENDING, RunStatus.RUNNING)
+
+
+class Totals(Record):
+    """Items by outcome.
+
+    `total` is the sum of the others once the run or stage has ended, and the number of items that
+    are expected before.
+    """
+
+    total: int = Field(0, examples=[1])
+    success: int = Field(0, examples=[0])
+    failed: int = Field(0, examples=[1])
+    skipped: int = Field(0, examples=[0])
+
+
+class StageTotals(Totals):
+    """Items of a stage, or of several.
+
+    `unchanged` items were skipped because an earlier run had sent them, `would_send` ones because
+    it was a dry run; `first` is the natural key of the first of those.
+    """
+
+    unchanged: int = 0
+    would_send: int = 0
+    first: str | None = None
+
+    @property
+    def items_in(self) -> int:
+        return self.success + self.unchanged
+
+    @property
+    def outcome(self) -> RunStatus:
+        """Status that the counts alone say; nothing to do is a success."""
+        if self.items_in == self.total:
+            return RunStatus.SUCCESS
+        return RunStatus.PARTIAL if self.items_in else RunStatus.FAILED
+
+    @property
+    def left_alone(self) -> "StageTotals":
+        """Those of the items that are counted as skipped, and have no step."""
+        skipped = self.unchanged + self.would_send
+        return StageTotals(
+            total=skipped,
+            skipped=skipped,
+            unchanged=self.unchanged,
+            would_send=self.would_send,
+            first=self.first,
+        )
+
+    def __add__(self, other: "StageTotals") -> "StageTotals":
+        return StageTotals(
+            total=self.total + other.total,
+            success=self.success + other.success,
+            failed=self.failed + other.failed,
+            skipped=self.skipped + other.skipped,
+            unchanged=self.unchanged + other.unchanged,
+            would_send=self.would_send + other.would_send,
+            first=self.first or other.first,
+        )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Items of a stage, or of several; `codes` counts those that are not in by error code."""
+
+    totals: StageTotals = field(default_factory=StageTotals)
+    codes: Mapping[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.totals + other.totals, Counter(self.codes) + Counter(other.codes))
+
+
+@dataclass(frozen=True)
+class RequestTimes:
+    """How long requests to Stage 1 took: how many, seconds in all, and how many a bucket.
+
+    Each request is counted in one of `buckets`, the first of `REQUEST_BUCKETS` that holds it.
+    """
+
+    count: int = 0
+    seconds: float = 0.0
+    buckets: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, durations_ms: Sequence[float]) -> "RequestTimes":
+        """Return the times of requests that took so many milliseconds."""
+        buckets = Counter(
+            REQUEST_BUCKETS[bisect_left(REQUEST_BOUNDS_MS, duration)] for duration in durations_ms
+        )
+        return cls(len(durations_ms), sum(durations_ms) / 1000, buckets)
+
+
+class StageRecord(StageTotals):
+    """One stage of a run."""
+
+    entity_type: str = Field(examples=["domain"])
+    status: RunStatus = Field(RunStatus.PENDING, examples=["failed"])
+    started_at: UtcTime | None = Field(None, examples=["2024-01-01T00:00:06.000Z"])
+    finished_at: UtcTime | None = Field(None, examples=["2024-01-01T00:00:08.000Z"])
+    requests: RequestTimes | None = Field(None, exclude=True)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds that it took; None while it runs."""
+        return seconds_between(self.started_at, self.finished_at)
+
+    @property
+    def is_open(self) -> bool:
+        return self.status is RunStatus.RUNNING
+
+    def ended(self, status: RunStatus, at: datetime) -> Self:
+        """Return the stage as it is once it has ended at `at`."""
+        return self.model_copy(update={"status": status, "finished_at": at})
+
+
+class Stages:
+    """Writes the stages of runs."""
+
+    def __init__(self, runs: Collection[Document], retry: MongoRetry) -> None:
+        self._runs = runs
+        self._retry = retry
+
+    def begin(self, run_id: RunId, entity_type: str, at: datetime) -> None:
+        """Note that a stage runs since `at`."""
+        began = {"status": RunStatus.RUNNING, "started_at": at, "finished_at": None}
+        self._change(run_id, entity_type, began)
+
+    def expect(self, run_id: RunId, entity_type: str, items: int) -> None:
+        """Note how many items a stage is going to have."""
+        self._change(run_id, entity_type, {"total": items})
+
+    def end(
+        self, run_id: RunId, entity_type: str, status: RunStatus, totals: StageTotals, at: datetime
+    ) -> None:
+        """Note how a stage ended at `at`, and with how many items."""
+        ended = {"status": status, "finished_at": at, **totals.model_dump()}
+        self._change(run_id, entity_type, ended)
+
+    def count_requests(self, run_id: RunId, entity_type: str, times: RequestTimes) -> None:
+        """Add requests to those of a stage: a measure, not worth waiting for nor failing for."""
+        if not times.count:
+            return
+        filled = {f"buckets.{name}": requests for name, requests in times.buckets.items()}
+        added = {"count": times.count, "seconds": times.seconds, **filled}
+        try:
+            self._runs.with_options(write_concern=_SOON).update_one(
+                {"_id": run_id, "stages.entity_type": entity_type},
+                {"$inc": {f"stages.$.requests.{name}": value for name, value in added.items()}},
+            )
+        except PyMongoError as error:
+            _logger.warning(
+                "%d requests are missing in the metrics: %s", times.count, type(error).__name__
+            )
+
+    @mongo_operation
+    def _change(self, run_id: RunId, entity_type: str, change: Document) -> None:
+        self._runs.update_one(
+            {"_id": run_id, "stages.entity_type": entity_type},
+            {"$set": {f"stages.$.{name}": value for name, value in change.items()}},
+        )
+
+
+def seconds_between(started: datetime | None, finished: datetime | None) -> float | None:
+    """Return the seconds from one time to another; None where one is not known yet."""
+    return (finished - started).total_seconds() if started and finished else None

@@ -1,0 +1,83 @@
+"""Figures: the sum of all runs, by entity type and by status."""
+
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from pymongo.collection import Collection
+
+from tasks.mongo_errors import MongoUnavailable
+from tasks.trail.figures import EntityFigures, Figures
+from tasks.trail.runs import Runs
+from tasks.trail.stages import RequestTimes, RunStatus, StageTotals
+from tests.trail_documents import OPTIONS, at
+
+Document = dict[str, Any]
+
+
+@pytest.fixture
+def figures(sync_runs: Collection[Document]) -> Figures:
+    return Figures(sync_runs)
+
+
+def add_run(sync_runs: Collection[Document], *stages: Document, **fields: Any) -> None:
+    document = {"flow_run_id": str(sync_runs.count_documents({})), "status": "success", **fields}
+    sync_runs.insert_one({**document, "stages": list(stages)})
+
+
+def test_stages_of_all_runs_add_up_by_entity_type(
+    figures: Figures, sync_runs: Collection[Document]
+) -> None:
+    requests = {"count": 3, "seconds": 0.5, "buckets": {"5": 2, "inf": 1}}
+    tenants = {"entity_type": "tenant", "total": 4, "success": 2, "failed": 1, "skipped": 1}
+    add_run(
+        sync_runs,
+        {**tenants, "status": "partial", "finished_at": at(9), "requests": requests},
+        {"entity_type": "client", "total": 1, "skipped": 1, "would_send": 0, "status": "failed"},
+    )
+    add_run(
+        sync_runs,
+        {**tenants, "unchanged": 1, "status": "success", "finished_at": at(5)},
+    )
+    add_run(
+        sync_runs,
+        {**tenants, "status": "success", "finished_at": at(3), "requests": requests},
+    )
+    add_run(sync_runs, {**tenants, "status": "success", "finished_at": at(99)}, dry_run=True)
+    assert figures.by_entity_type() == {
+        "tenant": EntityFigures(
+            StageTotals(total=12, success=6, failed=3, skipped=3, unchanged=1),
+            RequestTimes(6, 1.0, {"5": 4, "inf": 2}),
+            at(5),
+        ),
+        "client": EntityFigures(StageTotals(total=1, skipped=1)),
+    }
+
+
+def test_an_empty_trail_has_no_figures_but_every_status(figures: Figures) -> None:
+    assert figures.by_entity_type() == {}
+    assert figures.runs_by_status() == dict.fromkeys(RunStatus, 0)
+
+
+def test_runs_are_counted_by_status_dry_ones_too(
+    figures: Figures, runs: Runs, sync_runs: Collection[Document]
+) -> None:
+    runs.open("f", "n", OPTIONS)
+    for dry_run in (True, False):
+        add_run(sync_runs, status="crashed", dry_run=dry_run)
+    told = figures.runs_by_status()
+    assert {status: count for status, count in told.items() if count} == {
+        RunStatus.PENDING: 1,
+        RunStatus.CRASHED: 2,
+    }
+
+
+@pytest.mark.parametrize("method", ["by_entity_type", "runs_by_status"])
+def test_figures_do_not_wait_for_a_mongodb_that_is_away(method: str) -> None:
+    with (
+        MongoClient[Document](
+            "mongodb://127.0.0.1:9", connect=False, serverSelectionTimeoutMS=10
+        ) as client,
+        pytest.raises(MongoUnavailable),
+    ):
+        getattr(Figures(client["backoffice"]["sync_runs"]), method)()

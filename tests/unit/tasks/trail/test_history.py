@@ -1,0 +1,136 @@
+"""RunHistory: pages of runs and steps, and the order that they come in."""
+
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from pymongo import MongoClient
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from tasks.mongo import MongoRetry
+from tasks.mongo_errors import MongoUnavailable
+from tasks.trail.fields import RunId
+from tasks.trail.history import Page, RunHistory
+from tasks.trail.runs import Runs
+from tasks.trail.stages import RunStatus
+from tests.trail_documents import OPTIONS, PERMANENT, SKIPPED, TRANSIENT, at, step_document
+
+Document = dict[str, Any]
+OTHER_RUN = ObjectId()
+
+
+@pytest.fixture
+def history(database: Database[Document], retry: MongoRetry) -> RunHistory:
+    return RunHistory(database, retry)
+
+
+@pytest.fixture
+def seven_runs(runs: Runs, sync_runs: Collection[Document]) -> list[RunId]:
+    """A run of each status, newest first; the two newest began at the same moment."""
+    run_ids = []
+    for number, status in enumerate(RunStatus):
+        run_ids.append(runs.open(str(number), "a run", OPTIONS))
+        change = {"status": status, "started_at": at(min(number, 5))}
+        sync_runs.update_one({"_id": run_ids[-1]}, {"$set": change})
+    return run_ids[::-1]
+
+
+@pytest.fixture
+def mixed(sync_steps: Collection[Document], run_id: RunId) -> RunId:
+    """A run with steps of every outcome, written out of order."""
+    steps = [
+        (3, PERMANENT, 30.0, "tenant"),
+        (1, None, 10.0, "tenant"),
+        (4, SKIPPED, None, "client"),
+        (2, TRANSIENT, 8_000.0, "tenant"),
+        (5, PERMANENT, 30.0, "client"),
+    ]
+    sync_steps.insert_many(
+        [
+            step_document(
+                run_id, number, error, duration_ms=ms, entity_type=of, created_at=at(number)
+            )
+            for number, error, ms, of in steps
+        ]
+    )
+    sync_steps.insert_one(step_document(OTHER_RUN, 6, PERMANENT, duration_ms=9_000.0))
+    return run_id
+
+
+def numbers(page: Page[Any] | list[Any]) -> list[int]:
+    return [step.source_id for step in (page.items if isinstance(page, Page) else page)]
+
+
+@pytest.mark.parametrize(
+    ("page", "limit", "expected"),
+    [(1, 3, [0, 1, 2]), (2, 3, [3, 4, 5]), (3, 3, [6]), (4, 3, []), (1, 50, list(range(7)))],
+)
+def test_runs_come_in_pages_newest_first(
+    history: RunHistory, seven_runs: list[RunId], page: int, limit: int, expected: list[int]
+) -> None:
+    found = history.runs(page, limit)
+    assert [run.id for run in found.items] == [seven_runs[index] for index in expected]
+    assert (found.page, found.limit, found.total) == (page, limit, 7)
+
+
+def test_unsuccessful_runs_have_ended_without_every_item_in(
+    history: RunHistory, seven_runs: list[RunId]
+) -> None:
+    found = history.unsuccessful_runs(50)
+    assert [run.status for run in found] == ["crashed", "cancelled", "failed", "partial"]
+    assert [run.id for run in history.unsuccessful_runs(1)] == [seven_runs[0]]
+
+
+def test_a_run_by_its_id_and_by_its_flow_run(history: RunHistory, run_id: RunId) -> None:
+    run = history.run(run_id)
+    assert run is not None
+    assert run.id == run_id
+    assert history.run_of("a flow run") == run
+    assert history.run(ObjectId()) is None
+    assert history.run_of("another") is None
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({}, [1, 2, 3, 4, 5]),
+        ({"ok": True}, [1]),
+        ({"ok": False}, [2, 3, 4, 5]),
+        ({"entity_type": "client"}, [4, 5]),
+        ({"ok": True, "entity_type": "client"}, []),
+    ],
+)
+def test_steps_come_in_pages_oldest_first(
+    history: RunHistory, mixed: RunId, filters: dict[str, Any], expected: list[int]
+) -> None:
+    pages = [history.steps(mixed, page, 2, **filters) for page in (1, 2, 3)]
+    assert [number for page in pages for number in numbers(page)] == expected
+    assert {page.total for page in pages} == {len(expected)}
+
+
+def test_failures_leave_out_what_was_skipped(history: RunHistory, mixed: RunId) -> None:
+    assert numbers(history.failures(mixed)) == [2, 3, 5]
+    assert numbers(history.failures(mixed, 2)) == [2, 3]
+    assert numbers(history.failures(mixed, entity_type="client")) == [5]
+
+
+def test_the_slowest_steps_are_those_whose_last_request_took_longest(
+    history: RunHistory, mixed: RunId
+) -> None:
+    assert numbers(history.slowest(mixed, 3)) == [2, 3, 5]
+    assert numbers(history.slowest(mixed, 50)) == [2, 3, 5, 1]
+
+
+def test_steps_of_a_stage_are_counted(history: RunHistory, mixed: RunId) -> None:
+    assert history.steps_done(mixed, "tenant") == 3
+    assert history.steps_done(mixed, "domain") == 0
+
+
+def test_a_ping_does_not_wait_for_a_mongodb_that_is_away() -> None:
+    with MongoClient[Document](
+        "mongodb://127.0.0.1:9", connect=False, serverSelectionTimeoutMS=10
+    ) as client:
+        history = RunHistory(client["backoffice"], MongoRetry(client, seconds=3_600))
+        with pytest.raises(MongoUnavailable):
+            history.ping()

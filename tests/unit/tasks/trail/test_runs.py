@@ -1,0 +1,186 @@
+"""Runs: one document for each flow run, which no older news changes."""
+
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from pymongo.collection import Collection
+
+from tasks.trail.fields import RunId
+from tasks.trail.runs import RunErrorRecord, RunOptions, RunRecord, Runs, SyncMode, sum_of
+from tasks.trail.stages import RunStatus, StageRecord, Stages, Totals
+from tests.trail_documents import OPTIONS, at
+
+Document = dict[str, Any]
+RUNNING, SUCCESS, FAILED, CRASHED = (
+    RunStatus.RUNNING,
+    RunStatus.SUCCESS,
+    RunStatus.FAILED,
+    RunStatus.CRASHED,
+)
+ERROR = RunErrorRecord(entity_type="tenant", natural_key="a", code="NOT_FOUND", message="no")
+
+
+def found(runs: Runs, run_id: RunId) -> RunRecord:
+    run = runs.find(run_id)
+    assert run is not None
+    return run
+
+
+def test_a_flow_run_opens_one_run_however_often(
+    runs: Runs, sync_runs: Collection[Document]
+) -> None:
+    asked = RunOptions("REST API", ("domain",), SyncMode.CHANGED, dry_run=True, skip_orphans=True)
+    run_id = runs.open("f-1", "domain - REST API", asked)
+    assert runs.open("f-1", "another name", OPTIONS) == run_id
+    assert runs.open("f-2", "another run", OPTIONS) != run_id
+    document = sync_runs.find_one({"flow_run_id": "f-1"})
+    assert document is not None
+    told = {name: document[name] for name in ("_id", "flow_run_name", "status", "trigger", "mode")}
+    assert told == {
+        "_id": run_id,
+        "flow_run_name": "domain - REST API",
+        "status": "pending",
+        "trigger": "REST API",
+        "mode": "changed",
+    }
+    assert document["parameters"] == {
+        "trigger": "REST API",
+        "entities": ["domain"],
+        "mode": "changed",
+        "dry_run": True,
+        "skip_orphans": True,
+    }
+    assert document["dry_run"] is True
+    assert document["finished_at"] is document["message"] is None
+    assert [stage["entity_type"] for stage in document["stages"]] == ["domain"]
+    assert found(runs, run_id).options == asked
+
+
+def test_a_run_that_is_not_there(runs: Runs) -> None:
+    assert runs.find(ObjectId()) is None
+
+
+def test_attempts_are_counted_and_show_that_they_live(
+    runs: Runs, sync_runs: Collection[Document], run_id: RunId
+) -> None:
+    attempts = [runs.begin_attempt(run_id) for _ in range(3)]
+    assert [(each.run_id, each.number) for each in attempts] == [
+        (run_id, 1),
+        (run_id, 2),
+        (run_id, 3),
+    ]
+    (document,) = sync_runs.find()
+    assert document["alive_at"] >= document["started_at"]
+
+
+def test_a_state_is_taken_over_unless_it_is_older_news(runs: Runs, run_id: RunId) -> None:
+    runs.mirror(run_id, RUNNING, "it runs", at(10))
+    runs.mirror(run_id, RunStatus.PENDING, "it waits", at(9))
+    assert (found(runs, run_id).status, found(runs, run_id).message) == (RUNNING, "it runs")
+    runs.mirror(run_id, RunStatus.PENDING, "it is paused", at(11))
+    assert found(runs, run_id).message == "it is paused"
+
+
+def test_a_run_starts_when_its_first_attempt_runs(runs: Runs, run_id: RunId) -> None:
+    runs.mirror(run_id, RUNNING, "", at(10))
+    runs.begin_attempt(run_id)
+    runs.mirror(run_id, RUNNING, "again", at(20))
+    assert found(runs, run_id).started_at == at(10)
+
+
+def test_a_run_that_runs_again_has_not_ended_and_is_not_stopped(
+    runs: Runs, sync_runs: Collection[Document], run_id: RunId
+) -> None:
+    sync_runs.update_one({}, {"$set": {"stopped_because": {"message": "m", "code": "RUN_STOPPED"}}})
+    runs.end(found(runs, run_id), FAILED, "no", at(10), found(runs, run_id).stages, [])
+    runs.mirror(run_id, RUNNING, "", at(11))
+    (document,) = sync_runs.find()
+    assert document["stopped_because"] is document["finished_at"] is None
+
+
+def test_a_run_ends_with_its_stages_and_is_their_sum(
+    runs: Runs, sync_runs: Collection[Document], run_id: RunId
+) -> None:
+    run = found(runs, run_id)
+    counted = [
+        stage.model_copy(
+            update={"status": SUCCESS, "total": 3, "success": 2, "skipped": 1, "unchanged": 1}
+        )
+        for stage in run.stages
+    ]
+    assert runs.end(run, SUCCESS, "6 of 6 items are in", at(10), counted, [ERROR])
+    ended = found(runs, run_id)
+    assert ended.stages == counted
+    assert ended.totals == sum_of(counted) == Totals(total=6, success=4, skipped=2)
+    assert (ended.status, ended.message, ended.finished_at) == (
+        SUCCESS,
+        "6 of 6 items are in",
+        at(10),
+    )
+    assert ended.errors == [ERROR]
+    (document,) = sync_runs.find()
+    assert set(document["totals"]) == {"total", "success", "failed", "skipped"}
+
+
+@pytest.mark.parametrize(("seconds", "is_news"), [(9.999, False), (10, True), (10.001, True)])
+def test_an_end_that_is_older_news_changes_nothing(
+    runs: Runs, run_id: RunId, seconds: float, is_news: bool
+) -> None:
+    run = found(runs, run_id)
+    assert runs.end(run, SUCCESS, "all is in", at(10), run.stages, [])
+    before = found(runs, run_id)
+    assert runs.end(before, CRASHED, "gone", at(seconds), before.stages, []) is is_news
+    assert found(runs, run_id).status is (CRASHED if is_news else SUCCESS)
+    assert (found(runs, run_id) == before) is not is_news
+
+
+def test_no_older_state_overwrites_an_end(runs: Runs, run_id: RunId) -> None:
+    runs.begin_attempt(run_id)
+    run = found(runs, run_id)
+    runs.end(run, SUCCESS, "all is in", at(10), run.stages, [])
+    ended = found(runs, run_id)
+    for seconds in (5, 10):
+        runs.mirror(run_id, RUNNING, "it runs", at(seconds))
+        assert found(runs, run_id) == ended
+
+
+@pytest.mark.parametrize("how", ["end", "correct"])
+def test_only_what_differs_is_written(runs: Runs, stages: Stages, run_id: RunId, how: str) -> None:
+    run = found(runs, run_id)
+    stages.begin(run_id, "client", at(3))  # by another process, since the run was read
+    tenant, client = run.stages
+    counted = [tenant.model_copy(update={"total": 1, "success": 1}), client]
+    if how == "end":
+        runs.end(run, CRASHED, "gone", at(10), counted, [])
+    else:
+        assert runs.correct(run, counted, [])
+    after = found(runs, run_id)
+    assert after.stages[0] == counted[0]
+    assert (after.stages[1].status, after.stages[1].started_at) == (RUNNING, at(3))
+
+
+def test_what_is_counted_right_is_not_written(
+    runs: Runs, sync_runs: Collection[Document], run_id: RunId
+) -> None:
+    run = found(runs, run_id)
+    assert not runs.correct(run, run.stages, [ERROR])
+    assert found(runs, run_id) == run
+    sync_runs.update_one({}, {"$set": {"totals.total": 5}})
+    assert runs.correct(found(runs, run_id), run.stages, [ERROR])
+    assert found(runs, run_id).totals == Totals()
+    assert found(runs, run_id).errors == [ERROR]
+
+
+def test_seconds_of_a_run_are_known_at_its_end() -> None:
+    run = RunRecord(
+        mode=SyncMode.FULL,
+        trigger=None,
+        flow_run_id="f",
+        flow_run_name="n",
+        started_at=at(1),
+        stages=[StageRecord(entity_type="tenant")],
+    )
+    assert run.seconds is None
+    assert run.model_copy(update={"finished_at": at(3.5)}).seconds == 2.5
+    assert run.options == RunOptions("", ("tenant",))

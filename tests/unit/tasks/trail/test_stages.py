@@ -1,0 +1,154 @@
+"""Stages: what they count, how counts add up, and what of them stands in `sync_runs`."""
+
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pymongo import MongoClient
+from pymongo.collection import Collection
+
+from tasks.mongo import MongoRetry
+from tasks.trail.fields import RunId
+from tasks.trail.stages import (
+    REQUEST_BOUNDS_MS,
+    REQUEST_BUCKETS,
+    RequestTimes,
+    RunStatus,
+    StageRecord,
+    Stages,
+    StageTotals,
+    Tally,
+)
+from tests.trail_documents import at
+
+SUCCESS, PARTIAL, FAILED = RunStatus.SUCCESS, RunStatus.PARTIAL, RunStatus.FAILED
+counts = st.integers(0, 1_000_000)
+totals = st.builds(
+    StageTotals,
+    total=counts,
+    success=counts,
+    failed=counts,
+    skipped=counts,
+    unchanged=counts,
+    would_send=counts,
+    first=st.none() | st.text(min_size=1),
+)
+
+
+def test_only_pending_and_running_are_not_terminal() -> None:
+    going_on = {status for status in RunStatus if not status.is_terminal}
+    assert going_on == {RunStatus.PENDING, RunStatus.RUNNING}
+
+
+@pytest.mark.parametrize(
+    ("totals", "outcome"),
+    [
+        (StageTotals(), SUCCESS),
+        (StageTotals(total=2, success=2), SUCCESS),
+        (StageTotals(total=2, success=1, skipped=1, unchanged=1), SUCCESS),
+        (StageTotals(total=2, skipped=2, unchanged=2), SUCCESS),
+        (StageTotals(total=2, success=1, failed=1), PARTIAL),
+        (StageTotals(total=2, success=1, skipped=1), PARTIAL),
+        (StageTotals(total=2, failed=1, skipped=1, unchanged=1), PARTIAL),
+        (StageTotals(total=2, failed=1, skipped=1), FAILED),
+        (StageTotals(total=2, skipped=2, would_send=2), FAILED),
+    ],
+)
+def test_outcome_of_the_counts_alone(totals: StageTotals, outcome: RunStatus) -> None:
+    assert totals.outcome is outcome
+
+
+@settings(max_examples=40)
+@given(totals, totals, totals)
+def test_totals_add_up_field_by_field(
+    one: StageTotals, two: StageTotals, three: StageTotals
+) -> None:
+    together = one + two
+    for name in set(StageTotals.model_fields) - {"first"}:
+        assert getattr(together, name) == getattr(one, name) + getattr(two, name)
+    assert together.first == (one.first or two.first)
+    assert one + StageTotals() == StageTotals() + one == one
+    assert (one + two) + three == one + (two + three)
+
+
+def test_items_that_are_left_alone_are_skipped() -> None:
+    counted = StageTotals(success=4, skipped=6, unchanged=2, would_send=3, first="acme")
+    assert counted.left_alone == StageTotals(
+        total=5, skipped=5, unchanged=2, would_send=3, first="acme"
+    )
+
+
+def test_tallies_add_up_code_by_code() -> None:
+    one = Tally(StageTotals(total=3, failed=3), {"NOT_FOUND": 1, "TIMEOUT": 2})
+    two = Tally(StageTotals(total=2, success=1, failed=1), {"TIMEOUT": 1})
+    assert one + two == Tally(
+        StageTotals(total=5, success=1, failed=4), {"NOT_FOUND": 1, "TIMEOUT": 3}
+    )
+
+
+@pytest.mark.parametrize(
+    ("duration_ms", "bucket"),
+    [(0, "5"), (5, "5"), (5.001, "10"), (1_000, "1000"), (10_000, "10000"), (10_000.1, "inf")],
+)
+def test_a_request_is_in_the_first_bucket_that_holds_it(duration_ms: float, bucket: str) -> None:
+    times = RequestTimes.of([duration_ms])
+    assert times.buckets == {bucket: 1}
+    assert times.seconds == duration_ms / 1000
+
+
+@given(st.lists(st.floats(0, 1e6)))
+def test_each_request_is_in_one_bucket(durations_ms: list[float]) -> None:
+    times = RequestTimes.of(durations_ms)
+    assert times.count == sum(times.buckets.values()) == len(durations_ms)
+    for index, bound in enumerate(REQUEST_BOUNDS_MS):
+        assert sum(times.buckets.get(name, 0) for name in REQUEST_BUCKETS[: index + 1]) == sum(
+            each <= bound for each in durations_ms
+        )
+
+
+def test_a_stage_that_ends_keeps_its_counts() -> None:
+    stage = StageRecord(
+        entity_type="tenant", status=RunStatus.RUNNING, started_at=at(1), skipped=3, unchanged=3
+    )
+    ended = stage.ended(RunStatus.CRASHED, at(3.5))
+    assert (stage.is_open, stage.seconds) == (True, None)
+    assert (ended.is_open, ended.seconds) == (False, 2.5)
+    assert (ended.status, ended.unchanged) == (RunStatus.CRASHED, 3)
+    assert ended.left_alone == StageTotals(total=3, skipped=3, unchanged=3)
+
+
+def test_one_stage_begins_is_told_how_many_items_it_has_and_ends(
+    stages: Stages, sync_runs: Collection[dict[str, Any]], run_id: RunId
+) -> None:
+    def of_document() -> list[dict[str, Any]]:
+        (document,) = sync_runs.find({"_id": run_id})
+        found: list[dict[str, Any]] = document["stages"]
+        return found
+
+    tenant, client = of_document()
+    stages.begin(run_id, "client", at(1))
+    stages.expect(run_id, "client", 7)
+    client |= {"status": "running", "started_at": at(1), "finished_at": None, "total": 7}
+    assert of_document() == [tenant, client]
+    stages.end(run_id, "client", PARTIAL, StageTotals(total=9, success=5, failed=4), at(4))
+    client |= {"status": "partial", "finished_at": at(4), "total": 9, "success": 5, "failed": 4}
+    assert of_document() == [tenant, client]
+    stages.begin(run_id, "client", at(5))
+    assert of_document()[1]["finished_at"] is None
+
+
+def test_requests_that_can_not_be_counted_are_told_and_fail_nothing(
+    run_id: RunId, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = "mongodb://user:marked@127.0.0.1:9"
+    with (
+        MongoClient[dict[str, Any]](uri, connect=False, serverSelectionTimeoutMS=10) as client,
+        caplog.at_level(logging.WARNING),
+    ):
+        stages = Stages(client["backoffice"]["sync_runs"], MongoRetry(client, seconds=0))
+        stages.count_requests(run_id, "tenant", RequestTimes.of([]))
+        assert caplog.messages == []
+        stages.count_requests(run_id, "tenant", RequestTimes.of([1, 2]))
+    assert caplog.messages == ["2 requests are missing in the metrics: ServerSelectionTimeoutError"]
