@@ -8,7 +8,7 @@ import pytest
 
 from scripts.local.hub import upsert_path
 from tasks.entities import entity_type_named
-from tests.integration.world import HUB_TOKEN, Hub
+from tests.integration.world import HUB_TOKEN, Hub, http
 
 REQUEST_ID = "0123456789abcdef" * 2
 BEARER = {"Authorization": f"Bearer {HUB_TOKEN}"}
@@ -22,9 +22,8 @@ def post(
     headers: dict[str, str] = BEARER,
 ) -> httpx.Response:
     url = hub.base_url + upsert_path(entity_type_named(entity_type))
-    return httpx.post(
-        url, json={"request_id": request_id, entity_type: item}, headers=headers, timeout=5
-    )
+    body = {"request_id": request_id, entity_type: item}
+    return http.post(url, json=body, headers=headers)
 
 
 def refusal(response: httpx.Response) -> tuple[int, str]:
@@ -100,11 +99,11 @@ def test_a_body_of_another_shape_is_refused(hub: Hub, item: Any, request_id: Any
 
 def test_what_is_no_json_is_refused(hub: Hub) -> None:
     url = hub.base_url + upsert_path(entity_type_named("tenant"))
-    assert refusal(httpx.post(url, content=b"{", headers=BEARER)) == (400, "VALIDATION_ERROR")
+    assert refusal(http.post(url, content=b"{", headers=BEARER)) == (400, "VALIDATION_ERROR")
 
 
 def test_other_paths_do_not_exist(hub: Hub) -> None:
-    assert refusal(httpx.get(hub.base_url + "/")) == (404, "NOT_FOUND")
+    assert refusal(http.get(hub.base_url + "/")) == (404, "NOT_FOUND")
 
 
 def test_faults_are_bound_to_items_and_attempts(hub: Hub) -> None:
@@ -133,7 +132,7 @@ def test_garbage_and_delays(hub: Hub) -> None:
 
 
 def test_wrong_faults_are_refused(hub: Hub) -> None:
-    response = httpx.put(f"{hub.base_url}/_hub/faults", json=[{"colour": "red"}])
+    response = http.put(f"{hub.base_url}/_hub/faults", json=[{"colour": "red"}])
     assert refusal(response) == (400, "VALIDATION_ERROR")
 
 
