@@ -108,8 +108,9 @@ def served(world: World, log_path: Path, **settings: str) -> Iterator[Served]:
     """Serve the flow as a deployment that is named after the world's database."""
     serve = ("prefect", "flow", "serve", "flows/admin_sync.py:admin_sync")
     named = ("--name", world.database_name)
+    soon = {"PREFECT_RUNNER_POLL_FREQUENCY": "1"}
     with (
-        process(world, *serve, *named, log_path=log_path, **settings) as server,
+        process(world, *serve, *named, log_path=log_path, **soon, **settings) as server,
         get_client(sync_client=True) as api,
     ):
         name = f"admin-sync/{world.database_name}"
