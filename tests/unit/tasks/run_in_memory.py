@@ -9,6 +9,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from tasks.entities import ENTITY_TYPES, EntityType, entity_type_named
+from tasks.errors import ItemError
 from tasks.hub.answer import UpsertOutcome
 from tasks.mongo import MongoRetry, identity
 from tasks.run import Run
@@ -20,10 +21,11 @@ from tasks.trail.counting import Counting
 from tasks.trail.fields import RunId
 from tasks.trail.liveness import Liveness
 from tasks.trail.runs import RunOptions, Runs
-from tasks.trail.stages import RequestTimes, Stages
+from tasks.trail.stages import RequestTimes, Stages, StageTotals
 from tasks.trail.step_buffer import StepBuffer
 from tasks.trail.steps import PriorStep, Step, Steps
 from tasks.trail.stops import Stops
+from tasks.upsert import BatchResult
 from tests.trail_documents import OPTIONS, step_document
 
 Document = dict[str, Any]
@@ -215,3 +217,14 @@ class RunInMemory:
     def steps(self) -> dict[str, Document]:
         """Return the steps on record by natural key."""
         return {step["natural_key"]: step for step in self.database.sync_steps.find()}
+
+
+def batch_result(
+    *, to_retry: int = 0, first_error: ItemError | None = None, **items: Any
+) -> BatchResult:
+    """Return the result of a batch, whose items are given by outcome."""
+    counts = [count for name, count in items.items() if name != "first"]
+    left_alone = items.get("unchanged", 0) + items.get("would_send", 0)
+    skipped = items.pop("skipped", 0) + left_alone
+    totals = StageTotals(total=sum(counts), skipped=skipped, **items)
+    return BatchResult(totals, to_retry, first_error)
