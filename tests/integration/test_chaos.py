@@ -10,8 +10,6 @@ from tests.benchmarks.chaos.rounds import FollowUp, RoundPlan, run_round
 
 ITEMS = 200
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def parts() -> Iterator[Parts]:

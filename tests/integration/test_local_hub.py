@@ -10,7 +10,7 @@ from pymongo import MongoClient
 
 from scripts.local.hub import LocalHub, upsert_path
 from tasks.entities import entity_type_named
-from tests.integration.world import HUB_TOKEN, Hub, wait_until
+from tests.integration.world import HUB_TOKEN, Hub, http, wait_until
 
 REQUEST_ID = "0123456789abcdef" * 2
 BEARER = {"Authorization": f"Bearer {HUB_TOKEN}"}
@@ -26,7 +26,7 @@ def post(
 ) -> httpx.Response:
     url = hub.base_url + upsert_path(entity_type_named(entity_type))
     body = {"request_id": request_id, entity_type: item}
-    return httpx.post(url, json=body, headers=headers, timeout=timeout)
+    return http.post(url, json=body, headers=headers, timeout=timeout)
 
 
 def refusal(response: httpx.Response) -> tuple[int, str]:
@@ -102,11 +102,11 @@ def test_a_body_of_another_shape_is_refused(hub: Hub, item: Any, request_id: Any
 
 def test_what_is_no_json_is_refused(hub: Hub) -> None:
     url = hub.base_url + upsert_path(entity_type_named("tenant"))
-    assert refusal(httpx.post(url, content=b"{", headers=BEARER)) == (400, "VALIDATION_ERROR")
+    assert refusal(http.post(url, content=b"{", headers=BEARER)) == (400, "VALIDATION_ERROR")
 
 
 def test_other_paths_do_not_exist(hub: Hub) -> None:
-    assert refusal(httpx.get(hub.base_url + "/")) == (404, "NOT_FOUND")
+    assert refusal(http.get(hub.base_url + "/")) == (404, "NOT_FOUND")
 
 
 def test_faults_are_bound_to_items_and_attempts(hub: Hub) -> None:
@@ -135,7 +135,7 @@ def test_garbage_and_delays(hub: Hub) -> None:
 
 
 def test_wrong_faults_are_refused(hub: Hub) -> None:
-    response = httpx.put(f"{hub.base_url}/_hub/faults", json=[{"colour": "red"}])
+    response = http.put(f"{hub.base_url}/_hub/faults", json=[{"colour": "red"}])
     assert refusal(response) == (400, "VALIDATION_ERROR")
 
 

@@ -98,7 +98,7 @@ def test_a_scrape_says_what_the_steps_say(world: World, api: Api) -> None:
 
     aged = {name[1] for name in samples if name[0] == "admin_sync_last_success_age_seconds"}
     assert aged == {"tenant", "subtenant", "domain"}
-    assert 0 < samples["admin_sync_last_success_age_seconds", "tenant"] < 120
+    assert 0 < samples["admin_sync_last_success_age_seconds", "tenant"] < 3600
     runs = Counter(run["status"] for run in world.database.sync_runs.find())
     assert {n[1]: v for n, v in samples.items() if n[0] == "admin_sync_runs" and v} == runs
 

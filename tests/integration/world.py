@@ -40,7 +40,7 @@ Answer = TypeVar("Answer")
 
 # One client, since each reads all certificates of the machine; one connection a request, since a
 # hub may be killed in between.
-_http = httpx.Client(timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_keepalive_connections=0))
+http = httpx.Client(timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 def wait_until(condition: Callable[[], Answer | None], poll_seconds: float = 0.1) -> Answer:
@@ -66,17 +66,17 @@ class Hub:
     def reset(self) -> None:
         """Forget all, once no request of a test before is under way any more."""
         wait_until(lambda: self.stats()["in_flight"] == 0)
-        _http.post(f"{self.base_url}/_hub/reset").raise_for_status()
+        http.post(f"{self.base_url}/_hub/reset").raise_for_status()
 
     def misbehave(self, *faults: Document) -> None:
-        _http.put(f"{self.base_url}/_hub/faults", json=list(faults)).raise_for_status()
+        http.put(f"{self.base_url}/_hub/faults", json=list(faults)).raise_for_status()
 
     def requests(self, key: str | None = None) -> list[Document]:
-        log: list[Document] = _http.get(f"{self.base_url}/_hub/requests").json()
+        log: list[Document] = http.get(f"{self.base_url}/_hub/requests").json()
         return [request for request in log if key in (None, request["key"])]
 
     def stats(self) -> Document:
-        stats: Document = _http.get(f"{self.base_url}/_hub/stats").json()
+        stats: Document = http.get(f"{self.base_url}/_hub/stats").json()
         return stats
 
     def kill(self) -> None:
