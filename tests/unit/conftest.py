@@ -1,6 +1,68 @@
-"""Hypothesis without a deadline: how long an example takes says how busy the machine is."""
+"""An audit trail in memory: mongomock, with the indexes that `audit_trail` makes."""
 
+from typing import Any
+from unittest.mock import Mock
+
+import mongomock
+import pytest
 from hypothesis import settings
+from pymongo.collection import Collection
+from pymongo.database import Database
 
+from tasks.mongo import MongoRetry
+from tasks.trail.fields import RunId
+from tasks.trail.runs import RUN_INDEXES, Runs
+from tasks.trail.stages import Stages
+from tasks.trail.steps import STEP_INDEXES, Steps
+from tests.trail_documents import OPTIONS
+
+Document = dict[str, Any]
+
+# How long an example takes says how busy the machine is.
 settings.register_profile("unit", deadline=None)
 settings.load_profile("unit")
+
+
+@pytest.fixture
+def database() -> Database[Document]:
+    database: Database[Document] = mongomock.MongoClient(tz_aware=True)["backoffice"]
+    database.sync_runs.create_indexes(RUN_INDEXES)
+    database.sync_steps.create_indexes(STEP_INDEXES)
+    return database
+
+
+@pytest.fixture
+def retry() -> MongoRetry:
+    client_that_finds_mongodb = Mock()
+    return MongoRetry(client_that_finds_mongodb, seconds=0)
+
+
+@pytest.fixture
+def sync_runs(database: Database[Document]) -> Collection[Document]:
+    return database.sync_runs
+
+
+@pytest.fixture
+def sync_steps(database: Database[Document]) -> Collection[Document]:
+    return database.sync_steps
+
+
+@pytest.fixture
+def runs(sync_runs: Collection[Document], retry: MongoRetry) -> Runs:
+    return Runs(sync_runs, retry)
+
+
+@pytest.fixture
+def stages(sync_runs: Collection[Document], retry: MongoRetry) -> Stages:
+    return Stages(sync_runs, retry)
+
+
+@pytest.fixture
+def steps(sync_steps: Collection[Document], retry: MongoRetry) -> Steps:
+    return Steps(sync_steps, retry)
+
+
+@pytest.fixture
+def run_id(runs: Runs) -> RunId:
+    """A run of tenants and clients."""
+    return runs.open("a flow run", "its name", OPTIONS)
