@@ -33,6 +33,31 @@ IN = UpsertOutcome(None, 200, "sync-1", 12.5)
 BATCH = Batch("tenant", "batch 1 of 1", LOWEST, NO_END, size=3)
 
 
+def batch_result(
+    success: int = 0,
+    failed: int = 0,
+    skipped: int = 0,
+    *,
+    unchanged: int = 0,
+    would_send: int = 0,
+    first: str | None = None,
+    to_retry: int = 0,
+    first_error: ItemError | None = None,
+) -> BatchResult:
+    """Return the result of a batch; `skipped` are those that have a step."""
+    left_alone = unchanged + would_send
+    totals = StageTotals(
+        total=success + failed + skipped + left_alone,
+        success=success,
+        failed=failed,
+        skipped=skipped + left_alone,
+        unchanged=unchanged,
+        would_send=would_send,
+        first=first,
+    )
+    return BatchResult(totals, to_retry, first_error)
+
+
 def item(entity_type: str, key: str, **fields: Any) -> Item | InvalidItem:
     """Return an item whose `_id` is its natural key."""
     document = {"_id": key, "id": key, "name": key.title(), "version": 1, **fields}
@@ -217,14 +242,3 @@ class RunInMemory:
     def steps(self) -> dict[str, Document]:
         """Return the steps on record by natural key."""
         return {step["natural_key"]: step for step in self.database.sync_steps.find()}
-
-
-def batch_result(
-    *, to_retry: int = 0, first_error: ItemError | None = None, **items: Any
-) -> BatchResult:
-    """Return the result of a batch, whose items are given by outcome."""
-    counts = [count for name, count in items.items() if name != "first"]
-    left_alone = items.get("unchanged", 0) + items.get("would_send", 0)
-    skipped = items.pop("skipped", 0) + left_alone
-    totals = StageTotals(total=sum(counts), skipped=skipped, **items)
-    return BatchResult(totals, to_retry, first_error)

@@ -169,8 +169,10 @@ def test_a_flow_run_holds_its_run_open_until_it_ends_however_it_does(
     monkeypatch.setattr("tasks.run.SyncClientContext", MagicMock())
     monkeypatch.setattr("tasks.run.Slots", lambda _client: slots)
 
+    settings = read_settings()
+
     def flow() -> None:
-        with flow_run_of(attempt, read_settings()) as run:
+        with flow_run_of(attempt, settings) as run:
             assert run_here(attempt.run_id) is run is run_of(attempt)
             assert run.is_here
             run.record(tenant("a"), None)
