@@ -44,7 +44,7 @@ def test_a_retry_sends_what_is_not_in_and_nothing_else(world: World, tmp_path: P
 def test_a_killed_run_goes_on_where_it_was(world: World, tmp_path: Path) -> None:
     world.add_seed()
     keys = world.add_tenants(120)
-    world.hub.misbehave({"delay_ms": 200})
+    world.hub.misbehave({"entity_type": "tenant", "delay_ms": 200})
     with served(world, tmp_path / "serve.log") as deployment:
         flow_run_id = deployment.start()
         wait_until(lambda: len(world.hub.requests()) >= 60)

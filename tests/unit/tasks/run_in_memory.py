@@ -9,6 +9,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from tasks.entities import ENTITY_TYPES, EntityType, entity_type_named
+from tasks.errors import ItemError
 from tasks.hub.answer import UpsertOutcome
 from tasks.mongo import MongoRetry, identity
 from tasks.run import Run
@@ -20,15 +21,41 @@ from tasks.trail.counting import Counting
 from tasks.trail.fields import RunId
 from tasks.trail.liveness import Liveness
 from tasks.trail.runs import RunOptions, Runs
-from tasks.trail.stages import RequestTimes, Stages
+from tasks.trail.stages import RequestTimes, Stages, StageTotals
 from tasks.trail.step_buffer import StepBuffer
 from tasks.trail.steps import PriorStep, Step, Steps
 from tasks.trail.stops import Stops
+from tasks.upsert import BatchResult
 from tests.trail_documents import OPTIONS, step_document
 
 Document = dict[str, Any]
 IN = UpsertOutcome(None, 200, "sync-1", 12.5)
 BATCH = Batch("tenant", "batch 1 of 1", LOWEST, NO_END, size=3)
+
+
+def batch_result(
+    success: int = 0,
+    failed: int = 0,
+    skipped: int = 0,
+    *,
+    unchanged: int = 0,
+    would_send: int = 0,
+    first: str | None = None,
+    to_retry: int = 0,
+    first_error: ItemError | None = None,
+) -> BatchResult:
+    """Return the result of a batch; `skipped` are those that have a step."""
+    left_alone = unchanged + would_send
+    totals = StageTotals(
+        total=success + failed + skipped + left_alone,
+        success=success,
+        failed=failed,
+        skipped=skipped + left_alone,
+        unchanged=unchanged,
+        would_send=would_send,
+        first=first,
+    )
+    return BatchResult(totals, to_retry, first_error)
 
 
 def item(entity_type: str, key: str, **fields: Any) -> Item | InvalidItem:

@@ -14,7 +14,7 @@ from tasks.errors import RUN_CANCELLED, StopReason
 from tasks.mongo import MongoRetry
 from tasks.mongo_errors import MongoUnavailable
 from tasks.run import flow_run_of, run_here, run_of
-from tasks.settings import SettingsError
+from tasks.settings import SettingsError, read_settings
 from tasks.source.item import Item
 from tasks.trail.runs import RunAttempt, RunOptions, SyncMode
 from tests.trail_documents import PERMANENT, TRANSIENT, step_document
@@ -169,8 +169,10 @@ def test_a_flow_run_holds_its_run_open_until_it_ends_however_it_does(
     monkeypatch.setattr("tasks.run.SyncClientContext", MagicMock())
     monkeypatch.setattr("tasks.run.Slots", lambda _client: slots)
 
+    settings = read_settings()
+
     def flow() -> None:
-        with flow_run_of(attempt) as run:
+        with flow_run_of(attempt, settings) as run:
             assert run_here(attempt.run_id) is run is run_of(attempt)
             assert run.is_here
             run.record(tenant("a"), None)

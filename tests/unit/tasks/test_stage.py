@@ -16,7 +16,7 @@ from tasks.trail.runs import SyncMode
 from tasks.trail.stages import RunStatus, StageRecord, StageTotals, Tally
 from tasks.upsert import BatchResult
 from tests.trail_documents import OPTIONS, PERMANENT, TRANSIENT, step_document
-from tests.unit.tasks.run_in_memory import BATCH, RunInMemory, Source, tenant
+from tests.unit.tasks.run_in_memory import BATCH, RunInMemory, Source, batch_result, tenant
 
 Document = dict[str, Any]
 
@@ -71,9 +71,9 @@ def test_a_stage_is_its_steps_and_what_its_batches_left_alone(world: RunInMemory
     run.record(tenant("a"), None)
     run.record(tenant("b"), PERMANENT)
     futures = ended(
-        BatchResult(success=1, unchanged=2),
-        BatchResult(failed=1, would_send=1, first="x", first_error=PERMANENT),
-        BatchResult(would_send=1, first="y"),
+        batch_result(success=1, unchanged=2),
+        batch_result(failed=1, would_send=1, first="x", first_error=PERMANENT),
+        batch_result(would_send=1, first="y"),
     )
     tally = close_stage(run, "tenant", [BATCH] * 3, futures)
     assert tally == Tally(

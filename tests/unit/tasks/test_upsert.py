@@ -21,8 +21,8 @@ from tasks.run import Run
 from tasks.slots import SlotsUnavailable
 from tasks.source.item import Item
 from tasks.trail.runs import RunOptions, SyncMode
-from tasks.trail.stages import RequestTimes, RunStatus, left_alone
-from tasks.upsert import BatchResult, is_transient, send_batch, upsert_task
+from tasks.trail.stages import RequestTimes, RunStatus
+from tasks.upsert import BatchCount, BatchResult, is_transient, send_batch, upsert_task
 from tests.trail_documents import (
     OPTIONS,
     PERMANENT,
@@ -32,7 +32,16 @@ from tests.trail_documents import (
     at,
     step_document,
 )
-from tests.unit.tasks.run_in_memory import BATCH, IN, Hub, RunInMemory, Source, item, tenant
+from tests.unit.tasks.run_in_memory import (
+    BATCH,
+    IN,
+    Hub,
+    RunInMemory,
+    Source,
+    batch_result,
+    item,
+    tenant,
+)
 
 Document = dict[str, Any]
 REFUSED = UpsertOutcome(PERMANENT, 404, None, 3.0)
@@ -66,7 +75,7 @@ def test_an_item_is_sent_and_what_came_of_it_is_on_record(world: RunInMemory) ->
     assert isinstance(item, Item)
     world.source = Source(item)
     run = world.open()
-    assert send_batch(run, BATCH, "task-1") == BatchResult(success=1)
+    assert send_batch(run, BATCH, "task-1") == batch_result(success=1)
     body = {"id": "acme", "name": "Acme", "enabled": True, "logo": "l.png"}
     assert world.hub.sent == [("tenant", item.request_id, body)]
     step = world.steps()["acme"]
@@ -81,7 +90,7 @@ def test_an_item_that_fails_stops_no_other(world: RunInMemory) -> None:
     world.source = Source(tenant("a"), tenant("b"), tenant("c"), tenant("d", name=None))
     world.hub = Hub(REFUSED, NO_ANSWER, IN)
     result = send_batch(world.open(), BATCH, "task-1")
-    assert result == BatchResult(success=1, failed=3, to_retry=1, first_error=PERMANENT)
+    assert result == batch_result(success=1, failed=3, to_retry=1, first_error=PERMANENT)
     steps = world.steps()
     assert told(steps["a"], "state", "http_status", "attempts") == ("Failed", 404, 1)
     assert told(steps["b"], "state", "http_status", "attempts") == ("AwaitingRetry", None, 1)
@@ -99,14 +108,14 @@ def test_an_item_that_fails_stops_no_other(world: RunInMemory) -> None:
 @pytest.mark.parametrize(
     ("prior", "run_attempt", "result", "sends_as"),
     [
-        (None, 2, BatchResult(success=1), None),
-        (None, 1, BatchResult(success=1), None),
-        (PERMANENT, 2, BatchResult(failed=1, first_error=PERMANENT), None),
-        (SKIPPED, 2, BatchResult(skipped=1, first_error=SKIPPED), None),
-        (PERMANENT, 1, BatchResult(success=1), 4),
-        (SKIPPED, 1, BatchResult(success=1), 4),
-        (TRANSIENT, 2, BatchResult(success=1), 4),
-        (TRANSIENT, 1, BatchResult(success=1), 4),
+        (None, 2, batch_result(success=1), None),
+        (None, 1, batch_result(success=1), None),
+        (PERMANENT, 2, batch_result(failed=1, first_error=PERMANENT), None),
+        (SKIPPED, 2, batch_result(skipped=1, first_error=SKIPPED), None),
+        (PERMANENT, 1, batch_result(success=1), 4),
+        (SKIPPED, 1, batch_result(success=1), 4),
+        (TRANSIENT, 2, batch_result(success=1), 4),
+        (TRANSIENT, 1, batch_result(success=1), 4),
     ],
 )
 def test_an_item_with_a_step_on_record(
@@ -137,7 +146,7 @@ def test_what_an_earlier_run_has_sent_is_left_alone(world: RunInMemory) -> None:
     run = world.open(replace(OPTIONS, mode=SyncMode.CHANGED))
     of_another_run = step_document(ObjectId(), "known", request_id=known.request_id)
     world.database.sync_steps.insert_one(of_another_run)
-    assert send_batch(run, BATCH, "task-1") == BatchResult(success=1, unchanged=1)
+    assert send_batch(run, BATCH, "task-1") == batch_result(success=1, unchanged=1)
     assert world.hub.keys == ["new"]
     assert world.database.sync_steps.count_documents({"run_id": run.id}) == 1
 
@@ -145,7 +154,7 @@ def test_what_an_earlier_run_has_sent_is_left_alone(world: RunInMemory) -> None:
 def test_a_dry_run_sends_nothing_and_takes_no_slot(world: RunInMemory) -> None:
     world.source = Source(tenant("a"), tenant("b"), tenant("c", name=None))
     result = send_batch(world.open(replace(OPTIONS, dry_run=True)), BATCH, "task-1")
-    assert (result.would_send, result.first, result.failed) == (2, "a", 1)
+    assert result == batch_result(failed=1, would_send=2, first="a", first_error=result.first_error)
     assert world.hub.sent == []
     assert world.slots.held_by == []
     assert [code(step) for step in world.steps().values()] == ["VALIDATION_ERROR"]
@@ -169,7 +178,7 @@ def test_a_run_that_was_stopped_sends_nothing_and_retries_nothing(world: RunInMe
     world.database.sync_steps.insert_one(dict(tried))
     run.stop(StopReason("Stage 1 was down", HUB_UNAVAILABLE))
     result = send_batch(run, BATCH, "task-1")
-    assert (result.skipped, result.failed, result.to_retry) == (1, 1, 0)
+    assert (result.totals.skipped, result.totals.failed, result.to_retry) == (1, 1, 0)
     assert world.hub.sent == []
     steps = world.steps()
     assert steps["tried"] == tried
@@ -186,7 +195,7 @@ def test_what_is_true_of_every_item_stops_the_run(world: RunInMemory) -> None:
     world.hub = Hub(NO_ANSWER, LOCKED_OUT)
     run = world.open()
     result = send_batch(run, BATCH, "task-1")
-    assert (result.failed, result.skipped, result.to_retry) == (2, 2, 0)
+    assert (result.totals.failed, result.totals.skipped, result.to_retry) == (2, 2, 0)
     assert world.hub.keys == ["a", "b"]
     reason = "INVALID_TOKEN at tenant b: who are you?"
     assert run.stopped_because() == StopReason(reason)
@@ -297,44 +306,49 @@ def test_threads_that_send_share_a_core(world: RunInMemory, task_runner: str, mo
 @pytest.mark.parametrize(
     ("error", "result"),
     [
-        (None, BatchResult(success=1)),
-        (PERMANENT, BatchResult(failed=1, first_error=PERMANENT)),
-        (STOPPING, BatchResult(failed=1, first_error=STOPPING)),
-        (TRANSIENT, BatchResult(failed=1, to_retry=1, first_error=TRANSIENT)),
-        (SKIPPED, BatchResult(skipped=1, first_error=SKIPPED)),
+        (None, batch_result(success=1)),
+        (PERMANENT, batch_result(failed=1, first_error=PERMANENT)),
+        (STOPPING, batch_result(failed=1, first_error=STOPPING)),
+        (TRANSIENT, batch_result(failed=1, to_retry=1, first_error=TRANSIENT)),
+        (SKIPPED, batch_result(skipped=1, first_error=SKIPPED)),
     ],
 )
 def test_what_an_outcome_adds_to_the_result(error: ItemError | None, result: BatchResult) -> None:
-    assert BatchResult().with_outcome(error) == result
-    earlier = ItemError("EARLIER", "it came first", ErrorClass.PERMANENT)
-    assert BatchResult(first_error=earlier).with_outcome(error).first_error == earlier
+    count = BatchCount()
+    count.add_outcome(error)
+    assert count.result() == result
+    count.add_outcome(ItemError("LATER", "it came later", ErrorClass.PERMANENT))
+    assert count.result().first_error == (error or count.result().first_error)
 
 
-def test_items_that_were_left_alone_have_no_step() -> None:
-    result = BatchResult(success=1).with_unchanged().with_would_send("a").with_would_send("b")
-    assert result.left_alone == left_alone(1, 2, "a")
-    assert result == BatchResult(success=1, unchanged=1, would_send=2, first="a")
+def test_items_that_were_left_alone_are_skipped() -> None:
+    count = BatchCount()
+    count.add_outcome(None)
+    count.add_unchanged()
+    for natural_key in "ab":
+        count.add_would_send(natural_key)
+    assert count.result() == batch_result(1, unchanged=1, would_send=2, first="a")
 
 
 @pytest.mark.parametrize(
     ("result", "is_completed", "message"),
     [
-        (BatchResult(), True, "0 of 0 items are in"),
-        (BatchResult(success=3), True, "3 of 3 items are in"),
-        (BatchResult(success=1, unchanged=2), True, "1 of 1 items are in, 2 were left alone"),
-        (BatchResult(would_send=2, first="a"), True, "0 of 0 items are in, 2 were left alone"),
+        (batch_result(), True, "0 of 0 items are in"),
+        (batch_result(success=3), True, "3 of 3 items are in"),
+        (batch_result(success=1, unchanged=2), True, "1 of 1 items are in, 2 were left alone"),
+        (batch_result(would_send=2, first="a"), True, "0 of 0 items are in, 2 were left alone"),
         (
-            BatchResult(failed=1, first_error=PERMANENT),
+            batch_result(failed=1, first_error=PERMANENT),
             False,
             "NOT_FOUND: there is no such tenant",
         ),
         (
-            BatchResult(skipped=1, first_error=SKIPPED, unchanged=1),
+            batch_result(skipped=1, first_error=SKIPPED, unchanged=1),
             False,
             "RUN_STOPPED: not sent: the run was cancelled",
         ),
         (
-            BatchResult(success=2, failed=1, skipped=1, unchanged=3, first_error=PERMANENT),
+            batch_result(success=2, failed=1, skipped=1, unchanged=3, first_error=PERMANENT),
             False,
             "2 of 4 items are in, 3 were left alone; NOT_FOUND: there is no such tenant",
         ),
@@ -351,8 +365,8 @@ def test_state_of_a_task_run(result: BatchResult, is_completed: bool, message: s
 @pytest.mark.parametrize(
     ("data", "is_worth_a_retry"),
     [
-        (BatchResult(failed=2, to_retry=1), True),
-        (BatchResult(failed=2), False),
+        (batch_result(failed=2, to_retry=1), True),
+        (batch_result(failed=2), False),
         (MongoUnavailable("away"), True),
         (SlotsUnavailable(Mock()), True),
         (MongoRefused("no"), False),

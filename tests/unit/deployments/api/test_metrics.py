@@ -1,0 +1,62 @@
+"""Metrics for Prometheus, made of the audit trail's figures."""
+
+from datetime import UTC, datetime, timedelta
+from unittest.mock import Mock
+
+import pytest
+from prometheus_client import generate_latest
+
+from deployments.api.metrics import SyncMetrics
+from tasks.entities import ENTITY_NAMES
+from tasks.mongo_errors import MongoUnavailable
+from tasks.trail.figures import EntityFigures, Figures
+from tasks.trail.stages import RequestTimes, RunStatus, StageTotals
+
+
+def scraped(by_entity_type: dict[str, EntityFigures]) -> dict[str, float]:
+    """Return the samples of a scrape by name and labels."""
+    figures = Mock(
+        spec=Figures,
+        **{
+            "by_entity_type.return_value": by_entity_type,
+            "runs_by_status.return_value": {**dict.fromkeys(RunStatus, 0), RunStatus.PARTIAL: 2},
+        },
+    )
+    lines = generate_latest(SyncMetrics(figures)).decode().splitlines()
+    samples = [line.rpartition(" ") for line in lines if not line.startswith("#")]
+    return {name: float(value) for name, _, value in samples}
+
+
+def test_figures_become_samples() -> None:
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    items = StageTotals(total=10, success=3, failed=1, skipped=6, unchanged=4)
+    requests = RequestTimes.of([4.0, 4.5, 300.0, 20_000.0])
+    samples = scraped({"tenant": EntityFigures(items, requests, an_hour_ago)})
+    of_tenants = {
+        f'admin_sync_items_total{{entity_type="tenant",outcome="{outcome}"}}': count
+        for outcome, count in {"success": 3, "failed": 1, "skipped": 2, "unchanged": 4}.items()
+    }
+    assert samples.items() >= of_tenants.items()
+    assert samples['admin_sync_hub_requests_total{entity_type="tenant"}'] == 4
+    seconds = 'admin_sync_hub_request_seconds_{}{{entity_type="tenant"{}}}'
+    assert samples[seconds.format("sum", "")] == pytest.approx(20.3085)
+    assert samples[seconds.format("count", "")] == 4
+    for bound, requests_so_far in {"0.005": 2, "0.25": 2, "0.5": 3, "10": 3, "+Inf": 4}.items():
+        assert samples[seconds.format("bucket", f',le="{bound}"')] == requests_so_far
+    age = samples['admin_sync_last_success_age_seconds{entity_type="tenant"}']
+    assert age == pytest.approx(3_600, abs=60)
+
+
+def test_what_never_happened_is_zero_and_a_success_that_never_was_has_no_age() -> None:
+    samples = scraped({})
+    for entity_type in ENTITY_NAMES:
+        assert samples[f'admin_sync_hub_requests_total{{entity_type="{entity_type}"}}'] == 0
+    assert samples['admin_sync_runs{status="partial"}'] == 2
+    assert samples['admin_sync_runs{status="crashed"}'] == 0
+    assert not [name for name in samples if "age_seconds" in name]
+
+
+def test_a_mongodb_that_is_away_is_no_zero() -> None:
+    figures = Mock(spec=Figures, **{"by_entity_type.side_effect": MongoUnavailable("away")})
+    with pytest.raises(MongoUnavailable):
+        generate_latest(SyncMetrics(figures))

@@ -1,0 +1,119 @@
+"""The deployments of admin-sync, as the REST API asks Prefect for them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import AsyncMock, Mock
+from uuid import uuid4
+
+import httpx
+import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import DeploymentStatus, FlowRun, StateType
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.exceptions import ObjectNotFound
+
+from deployments.api.sync_deployment import PrefectUnavailable, SyncDeployment
+from tasks.trail.runs import RunOptions, SyncMode
+
+NOT_FOUND = ObjectNotFound(ValueError())
+FLOW_RUN_ID = str(uuid4())
+
+
+@pytest.fixture
+def client() -> Any:
+    return AsyncMock(spec=PrefectClient)
+
+
+def flow_run(state_type: StateType, minutes: int) -> FlowRun:
+    due: Any = datetime(2024, 1, 1, 12, minutes, tzinfo=UTC)
+    return FlowRun(flow_id=uuid4(), state_type=state_type, expected_start_time=due)
+
+
+def test_of_unfinished_runs_the_furthest_and_then_the_first_due_is_told(client: Any) -> None:
+    scheduled, pending = flow_run(StateType.SCHEDULED, 1), flow_run(StateType.PENDING, 2)
+    running, earlier = flow_run(StateType.RUNNING, 5), flow_run(StateType.RUNNING, 3)
+    for found, told in [
+        ([scheduled, pending, running, earlier], earlier),
+        ([scheduled, pending], pending),
+        ([scheduled], scheduled),
+        ([], None),
+    ]:
+        client.read_flow_runs.return_value = found
+        assert asyncio.run(SyncDeployment(client).unfinished_run()) is told
+
+
+@pytest.mark.parametrize("mode", SyncMode)
+def test_a_sync_is_started_as_it_was_asked_for(client: Any, mode: SyncMode) -> None:
+    options = RunOptions("REST API", ("tenant",), mode, dry_run=True)
+    deployment_id = uuid4()
+    client.read_deployment_by_name.return_value = SimpleNamespace(id=deployment_id)
+    asyncio.run(SyncDeployment(client).start(options))
+    client.read_deployment_by_name.assert_awaited_once_with(f"admin-sync/{mode.value}")
+    started = client.create_flow_run_from_deployment.await_args
+    assert started.args == (deployment_id,)
+    assert started.kwargs["parameters"] == {
+        "entities": ["tenant"],
+        "mode": mode,
+        "dry_run": True,
+        "skip_orphans": False,
+        "trigger": "REST API",
+    }
+    assert started.kwargs["name"].endswith("tenant - REST API")
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_cancelling"),
+    [
+        (Mock(status=SetStateStatus.ACCEPT), True),
+        (Mock(status=SetStateStatus.ABORT), False),
+        (NOT_FOUND, False),
+    ],
+)
+def test_only_what_has_not_ended_is_cancelled(
+    client: Any, answer: Any, is_cancelling: bool
+) -> None:
+    client.set_flow_run_state.side_effect = [answer]
+    told = asyncio.run(SyncDeployment(client).cancel(FLOW_RUN_ID))
+    assert told is (client.read_flow_run.return_value if is_cancelling else None)
+    asked, state = client.set_flow_run_state.await_args.args
+    assert (asked, state.type) == (FLOW_RUN_ID, StateType.CANCELLING)
+
+
+@pytest.mark.parametrize("status", DeploymentStatus)
+def test_a_deployment_is_ready_while_a_worker_asks_for_work(
+    client: Any, status: DeploymentStatus
+) -> None:
+    client.read_deployment_by_name.return_value = SimpleNamespace(status=status)
+    is_ready = asyncio.run(SyncDeployment(client).has_worker())
+    assert is_ready is (status is DeploymentStatus.READY)
+
+
+CALLS: list[Callable[[SyncDeployment], Awaitable[Any]]] = [
+    SyncDeployment.unfinished_run,
+    SyncDeployment.has_worker,
+    lambda deployment: deployment.start(RunOptions("a test", ("tenant",))),
+    lambda deployment: deployment.cancel(FLOW_RUN_ID),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("fault", [httpx.ConnectError("http://marked"), TimeoutError("marked")])
+def test_a_prefect_that_does_not_answer_is_told(client: Any, call: Any, fault: Exception) -> None:
+    for method in ("read_flow_runs", "read_deployment_by_name", "set_flow_run_state"):
+        getattr(client, method).side_effect = fault
+    with pytest.raises(PrefectUnavailable) as raised:
+        asyncio.run(call(SyncDeployment(client)))
+    assert str(raised.value) == (
+        f"Prefect does not answer ({type(fault).__name__}): "
+        "check PREFECT_API_URL and that the server is up"
+    )
+
+
+@pytest.mark.parametrize("call", CALLS[1:3])
+def test_a_deployment_that_is_missing_is_told(client: Any, call: Any) -> None:
+    client.read_deployment_by_name.side_effect = NOT_FOUND
+    with pytest.raises(PrefectUnavailable, match="prefect --no-prompt deploy --all"):
+        asyncio.run(call(SyncDeployment(client)))
