@@ -4,7 +4,7 @@ import os
 import sys
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from prefect import runtime, task
@@ -34,7 +34,7 @@ from tasks.run import Run, run_of
 from tasks.settings import Settings, read_mongo_settings
 from tasks.slots import SlotsUnavailable
 from tasks.source.batch import Batch
-from tasks.source.item import Item
+from tasks.source.item import InvalidItem, Item
 from tasks.trail.audit_trail import audit_trail
 from tasks.trail.fields import RunId
 from tasks.trail.runs import RunAttempt
@@ -110,14 +110,6 @@ class BatchCount:
         return BatchResult(totals, self._to_retry, self._first_error)
 
 
-@dataclass(frozen=True)
-class _TaskRun:
-    """One execution of a batch's task run, and how long its requests have taken."""
-
-    id: str
-    durations_ms: list[float] = field(default_factory=list)
-
-
 def is_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Retry condition of Prefect: only a transient failure is worth a retry."""
     if isinstance(state.data, BatchResult):
@@ -167,85 +159,86 @@ def send_batch(run: Run, batch: Batch, task_run_id: str) -> BatchResult:
     """
     if run.settings.task_runner == "threads":
         _share_a_core()
-    task_run = _TaskRun(task_run_id)
+    sender = _Sender(run, task_run_id)
     with nullcontext() if run.options.dry_run else run.slots.held(run.gate.is_open):
-        result = _each_item(run, batch, task_run)
+        sender.carry_out_all(batch)
     run.trail.buffer.flush()
-    times = RequestTimes.of(task_run.durations_ms)
+    times = RequestTimes.of(sender.durations_ms)
     run.trail.stages.count_requests(run.id, batch.entity_type, times)
     if not run.is_here:
         run.trail.counting.recount(run.id, batch.entity_type)
+    result = sender.count.result()
     return replace(result, to_retry=0) if run.gate.closed_because else result
 
 
-def _each_item(run: Run, batch: Batch, task_run: _TaskRun) -> BatchResult:
-    conditions = Conditions(
-        run_attempt=run.attempt.number,
-        is_dry_run=run.options.dry_run,
-        failed_keys=run.failed_parents(entity_type_named(batch.entity_type)),
-    )
-    count = BatchCount()
-    for found, prior in run.items(batch):
-        _carry_out(run, decide(found, prior, conditions), prior, count, task_run)
-    return count.result()
+class _Sender:
+    """Carries out what is decided of a batch's items, in one execution of its task run."""
 
+    def __init__(self, run: Run, task_run_id: str) -> None:
+        self.count = BatchCount()
+        self.durations_ms: list[float] = []
+        self._run = run
+        self._task_run_id = task_run_id
 
-def _carry_out(
-    run: Run, decision: Decision, prior: PriorStep | None, count: BatchCount, task_run: _TaskRun
-) -> None:
-    match decision:
-        case Send(item, attempts):
-            count.add_outcome(_send(run, item, attempts, prior, task_run))
-        case Reject(item, error):
-            run.record(item, error, task_run_id=task_run.id)
-            count.add_outcome(error)
-        case Keep(error):
-            count.add_outcome(error)
-        case LeaveUnchanged():
-            count.add_unchanged()
-        case WouldSend(natural_key):
-            count.add_would_send(natural_key)
+    def carry_out_all(self, batch: Batch) -> None:
+        """Decide each item of a batch, and carry it out."""
+        conditions = Conditions(
+            run_attempt=self._run.attempt.number,
+            is_dry_run=self._run.options.dry_run,
+            failed_keys=self._run.failed_parents(entity_type_named(batch.entity_type)),
+        )
+        for found, prior in self._run.items(batch):
+            self._carry_out(decide(found, prior, conditions), prior)
 
+    def _carry_out(self, decision: Decision, prior: PriorStep | None) -> None:
+        match decision:
+            case Send(item, attempts):
+                self._send(item, attempts, prior)
+            case Reject(item, error):
+                self._record(item, error)
+            case Keep(error):
+                self.count.add_outcome(error)
+            case LeaveUnchanged():
+                self.count.add_unchanged()
+            case WouldSend(natural_key):
+                self.count.add_would_send(natural_key)
 
-def _send(
-    run: Run, item: Item, attempts: int, prior: PriorStep | None, task_run: _TaskRun
-) -> ItemError | None:
-    """Send an item once the gate admits it, and record the outcome; without leave, that."""
-    permit = run.gate.admit()
-    if isinstance(permit, StopReason):
-        decision = after_stop(permit, item, prior)
-        if isinstance(decision, Reject):
-            run.record(item, decision.error, task_run_id=task_run.id)
-        return decision.error
-    outcome = _request(run, item, permit)
-    task_run.durations_ms.append(outcome.duration_ms)
-    run.record(
-        item,
-        outcome.error,
-        http_status=outcome.http_status,
-        sync_id=outcome.sync_id,
-        attempts=attempts + 1,
-        duration_ms=outcome.duration_ms,
-        task_run_id=task_run.id,
-    )
-    return outcome.error
+    def _send(self, item: Item, attempts: int, prior: PriorStep | None) -> None:
+        """Send an item once the gate admits it; of a run that is stopped, it is not sent."""
+        permit = self._run.gate.admit()
+        if isinstance(permit, StopReason):
+            self._carry_out(after_stop(permit, item, prior), prior)
+            return
+        outcome = self._request(item, permit)
+        self.durations_ms.append(outcome.duration_ms)
+        self._record(
+            item,
+            outcome.error,
+            http_status=outcome.http_status,
+            sync_id=outcome.sync_id,
+            attempts=attempts + 1,
+            duration_ms=outcome.duration_ms,
+        )
 
+    def _request(self, item: Item, permit: Permit) -> UpsertOutcome:
+        """Send one request, and let the run obey its outcome."""
+        run = self._run
+        try:
+            run.retry.await_mongodb()
+            outcome = run.hub.upsert(item.entity_type, item.request_id, item.body)
+        except BaseException:
+            run.gate.abandon(permit)
+            raise
+        if outcome.retry_after_seconds is not None:
+            run.gate.hold(min(outcome.retry_after_seconds, run.settings.retry_after_max_ms / 1000))
+        hub_is_down = run.gate.report(permit, outcome.error)
+        if reason := stop_after(item, outcome.error) or hub_is_down:
+            run.stop(reason)
+        return outcome
 
-def _request(run: Run, item: Item, permit: Permit) -> UpsertOutcome:
-    """Send one request, and let the run heed what came of it."""
-    try:
-        run.retry.await_mongodb()
-        outcome = run.hub.upsert(item.entity_type, item.request_id, item.body)
-    except BaseException:
-        run.gate.abandon(permit)
-        raise
-    if outcome.retry_after_seconds is not None:
-        run.gate.hold(min(outcome.retry_after_seconds, run.settings.retry_after_max_ms / 1000))
-    stop = stop_after(item, outcome.error)
-    down = run.gate.report(permit, outcome.error)
-    if reason := stop or down:
-        run.stop(reason)
-    return outcome
+    def _record(self, item: Item | InvalidItem, error: ItemError | None, **request: Any) -> None:
+        self._run.record(item, error, task_run_id=self._task_run_id, **request)
+        self.count.add_outcome(error)
 
 
 def _share_a_core() -> None:

@@ -46,10 +46,12 @@ _LONGEST_FIRST = (
     "tests/e2e/test_doors.py",
     "tests/e2e/test_dashboard.py",
     "tests/integration/test_slots.py::test_a_killed_process_blocks_the_next_run_no_longer_than",
-    "tests/integration/test_api.py",
     "tests/integration/test_chaos.py",
+    "tests/integration/test_api.py",
     "tests/integration/test_alerts.py",
+    "tests/integration/test_dask.py",
     "tests/integration/test_intruders.py",
+    "tests/integration/test_mongodb_rights.py",
 )
 """What is run first. The tests of a file that stands here share servers: one worker takes them."""
 

@@ -26,7 +26,8 @@ class Counting:
         """Note how a run ended at `at`, unless that is older news.
 
         Stages that it left open are counted, and end with it. Where batches run on other machines,
-        they may go on a little: so those stages are counted again."""
+        they may go on a little: so those stages are counted again.
+        """
         self._buffer.flush()
         self._steps.fail_awaiting(run_id)
         run = self._runs.find(run_id)

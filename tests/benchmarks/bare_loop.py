@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from tests.benchmarks.effort import measured
+from tests.benchmarks.resource_usage import measured
 
 Stage = dict[str, Any]
 
@@ -35,8 +35,8 @@ def main() -> None:
     (requests_file,) = sys.argv[1:]
     stages = json.loads(Path(requests_file).read_text())
     concurrency, token = int(os.environ["ADMIN_CONCURRENCY"]), os.environ["ADMIN_SYNC_TOKEN"]
-    effort, _ = measured(lambda: send_all(stages, concurrency, token))
-    print(json.dumps(asdict(effort)))
+    usage, _ = measured(lambda: send_all(stages, concurrency, token))
+    print(json.dumps(asdict(usage)))
 
 
 if __name__ == "__main__":

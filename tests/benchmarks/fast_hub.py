@@ -1,4 +1,4 @@
-"""A hub faster than the local one, whose threads and MongoDB would be what a benchmark measures.
+"""A faster hub for the throughput benchmark, which would otherwise measure the local hub's MongoDB.
 
 It answers each upsert and keeps only keys and counts. All contenders send to it.
 """

@@ -1,4 +1,4 @@
-"""What comes out of the runs: figures with their goals, and the bars and lines of the plot."""
+"""The results of the runs: figures with their goals, and the bars and lines of the plot."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from tests.benchmarks.contenders import Run
 
 
 class Comparison(StrEnum):
-    """On which side of its goal a figure should be."""
+    """The side of its goal on which a figure should be."""
 
     AT_LEAST = ">="
     AT_MOST = "<="
@@ -17,7 +17,7 @@ class Comparison(StrEnum):
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure should reach."""
+    """The bound that a figure should keep."""
 
     comparison: Comparison
     bound: float
@@ -75,7 +75,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Section:
-    """All that one part of the benchmark has found out."""
+    """The results of one section of the benchmark."""
 
     name: str
     runs: Sequence[Run]
@@ -90,9 +90,9 @@ def pace(runs: Iterable[Run]) -> float:
 
 def peak_rss_mib(runs: Iterable[Run]) -> float:
     """Return the median of the runs' peak memory."""
-    return median(run.effort.peak_rss_bytes for run in runs) / 2**20
+    return median(run.usage.peak_rss_bytes for run in runs) / 2**20
 
 
 def legible(value: float) -> str:
-    """Return a number with as many digits as say something."""
+    """Return a number with its significant digits."""
     return f"{value:,.0f}" if isinstance(value, int) or value >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Contender "naive mapping": one mapped Prefect task run an item, one audit insert in each.
+"""Contender "naive mapping": one mapped Prefect task run for each item, with an audit insert.
 
 Each posts with `httpx.post`, as Prefect's tutorials do; with `--one-client` all share a client.
 """
@@ -18,7 +18,7 @@ from tasks.entities import ENTITY_TYPES, EntityType
 from tasks.mongo import database
 from tasks.settings import read_settings
 from tasks.source.item import Item, item_from
-from tests.benchmarks.effort import measured
+from tests.benchmarks.resource_usage import measured
 
 Request = dict[str, Any]
 
@@ -59,8 +59,8 @@ def _requests(entity_type: EntityType) -> list[Request]:
 
 
 def main() -> None:
-    effort, _ = measured(naive_sync)
-    print(json.dumps(asdict(effort)))
+    usage, _ = measured(naive_sync)
+    print(json.dumps(asdict(usage)))
 
 
 if __name__ == "__main__":

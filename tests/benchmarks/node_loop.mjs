@@ -66,10 +66,10 @@ const started = performance.now();
 const cpuStarted = process.cpuUsage();
 await sync(stages, client?.db(MONGODB_DB).collection("node_steps"));
 const { user, system } = process.cpuUsage(cpuStarted);
-const effort = {
+const usage = {
   seconds: (performance.now() - started) / 1000,
   cpu_seconds: (user + system) / 1e6,
   peak_rss_bytes: peakRssBytes(),
 };
 await client?.close();
-console.log(JSON.stringify(effort));
+console.log(JSON.stringify(usage));

@@ -11,7 +11,7 @@ from prefect.client import base as prefect_client
 from prefect.client.schemas.objects import State
 
 from flows.admin_sync import admin_sync
-from tests.benchmarks.effort import measured
+from tests.benchmarks.resource_usage import measured
 
 
 async def sync(parameters: dict[str, Any]) -> State[Any]:
@@ -22,14 +22,14 @@ def main() -> None:
     (parameters,) = sys.argv[1:]
     # Prefect's sync and async client both call this before they repeat a request.
     with patch.object(prefect_client, "_record_if_maintenance_backoff") as before_retry:
-        effort, state = measured(lambda: asyncio.run(sync(json.loads(parameters))))
+        usage, state = measured(lambda: asyncio.run(sync(json.loads(parameters))))
     outcome = {
         "state": state.type.value,
         "message": state.message,
         "flow_run_id": str(state.state_details.flow_run_id),
         "client_retries": before_retry.call_count,
     }
-    print(json.dumps({**asdict(effort), **outcome}))
+    print(json.dumps({**asdict(usage), **outcome}))
 
 
 if __name__ == "__main__":

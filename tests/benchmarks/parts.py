@@ -1,4 +1,4 @@
-"""The parts that all measured runs share: a mongod and a Prefect server of the benchmark's own."""
+"""The servers that all measured runs share: a mongod and a Prefect server."""
 
 import os
 import tempfile
@@ -15,15 +15,15 @@ from scripts.local.mongod import local_mongod
 from scripts.local.prefect import local_prefect_server
 
 _WINDOW_SECONDS: Final = 0.5
-_QUIET_SHARE: Final = 0.15
-"""Of one core: what a Prefect server and a mongod without work stay below."""
-_PATIENCE_SECONDS: Final = 60.0
-_FOREIGN: Final = ("ADMIN_", "MONGODB_", "PREFECT_")
+_IDLE_SHARE: Final = 0.15
+"""Share of one core that an idle Prefect server and mongod stay below together."""
+_LONGEST_WAIT_SECONDS: Final = 60.0
+_SETTING_PREFIXES: Final = ("ADMIN_", "MONGODB_", "PREFECT_")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A server that the benchmark has started, where it is and which process it is."""
+    """The address and the process of a server that the benchmark has started."""
 
     address: str
     pid: int
@@ -34,21 +34,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Parts:
-    """What there is for the contenders to work with."""
+    """The servers and the scratch folder of all measured runs."""
 
     mongodb: Part
     prefect: Part
     scratch: Path
 
-    def settle(self, quiet_seconds: float) -> None:
-        """Wait until both servers have had next to nothing to do for so long."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        quiet_for = 0.0
-        while quiet_for < quiet_seconds and time.monotonic() < deadline:
+    def wait_until_idle(self, idle_seconds: float) -> None:
+        """Wait until both servers have been idle for so long, a minute at most."""
+        deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
+        idle_for = 0.0
+        while idle_for < idle_seconds and time.monotonic() < deadline:
             before = self._cpu_seconds()
             time.sleep(_WINDOW_SECONDS)
-            is_quiet = self._cpu_seconds() - before < _QUIET_SHARE * _WINDOW_SECONDS
-            quiet_for = quiet_for + _WINDOW_SECONDS if is_quiet else 0.0
+            is_idle = self._cpu_seconds() - before < _IDLE_SHARE * _WINDOW_SECONDS
+            idle_for = idle_for + _WINDOW_SECONDS if is_idle else 0.0
 
     def _cpu_seconds(self) -> float:
         return self.mongodb.cpu_seconds() + self.prefect.cpu_seconds()
@@ -56,7 +56,7 @@ class Parts:
 
 @contextmanager
 def benchmark_parts() -> Iterator[Parts]:
-    """Run a mongod and a Prefect server with their data in a folder that is gone afterwards."""
+    """Run a mongod and a Prefect server with their data in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         scratch = Path(folder)
         with (
@@ -67,12 +67,14 @@ def benchmark_parts() -> Iterator[Parts]:
 
 
 def environment_without_settings() -> dict[str, str]:
-    """Return the variables of this process but for this machine's own settings."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    """Return the variables of this process without the sync's, MongoDB's and Prefect's settings."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(_SETTING_PREFIXES)
+    }
 
 
 def cpu_seconds_of(pid: int) -> float:
-    """Return the CPU time of a process, of its children, and of those that have ended."""
+    """Return the CPU time of a process and its descendants, children that have ended included."""
     root = psutil.Process(pid)
     ended = root.cpu_times().children_user + root.cpu_times().children_system
     living = [root, *root.children(recursive=True)]
@@ -87,7 +89,7 @@ def cpu_seconds_of_machine() -> float:
 
 @contextmanager
 def as_part(server: AbstractContextManager[str]) -> Iterator[Part]:
-    """Enter a server's context, which yields its address, and find out its process."""
+    """Enter a server's context, which yields its address, and find its process."""
     before = _own_children()
     with server as address:
         (pid,) = _own_children() - before

@@ -1,4 +1,4 @@
-"""Draws the sections' bars and goal lines as one picture."""
+"""Draws the sections' bars and goal lines in one picture."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What Prefect's database says of a flow run."""
+"""Reads the record of a flow run from the Prefect server."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,10 @@ from prefect.client.base import PrefectHttpxSyncClient
 
 @dataclass(frozen=True)
 class PrefectRecord:
-    """A run of `admin-sync`, from its start to its terminal state; retries are of API requests."""
+    """A run of `admin-sync`; `seconds` are from its start to its terminal state.
+
+    `client_retries` are requests to the Prefect API that its client repeated.
+    """
 
     seconds: float
     stages: int

@@ -1,4 +1,4 @@
-"""Tells the sections' results: tables for the terminal, JSON for machines."""
+"""Reports the sections' results: tables for the terminal, JSON for machines."""
 
 import json
 import os
@@ -29,13 +29,13 @@ _VERDICTS: Final = {
 
 
 def print_report(sections: Sequence[Section], console: Console) -> None:
-    """Print what the runs took, and how the figures stand to their goals."""
+    """Print the runs, and the figures with their goals."""
     console.print(_run_table(sections))
     console.print(_figure_table(sections))
 
 
 def write_json(sections: Sequence[Section], path: Path) -> None:
-    """Write everything that was measured, each run on its own."""
+    """Write every run and figure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     report = {"machine": machine(), "sections": [_section_as_json(s) for s in sections]}
     path.write_text(json.dumps(report, indent=2) + "\n")
@@ -63,17 +63,17 @@ def _medians(runs: Sequence[Run]) -> list[str]:
     elsewhere = (median(run.cpu_seconds_elsewhere[name] for run in runs) for name in _ELSEWHERE)
     return [
         str(len(runs)),
-        f"{median(run.effort.seconds for run in runs):.2f}",
+        f"{median(run.usage.seconds for run in runs):.2f}",
         f"{pace(runs):,.0f}",
         f"{peak_rss_mib(runs):.0f}",
-        f"{median(run.effort.cpu_seconds for run in runs):.2f}",
+        f"{median(run.usage.cpu_seconds for run in runs):.2f}",
         *(f"{seconds:.2f}" for seconds in elsewhere),
         _retries(runs),
     ]
 
 
 def _retries(runs: Sequence[Run]) -> str:
-    """Return how many requests to the Prefect API were repeated in all the runs."""
+    """Return the number of requests to the Prefect API that were repeated in all the runs."""
     records = [run.prefect for run in runs if run.prefect]
     return str(sum(record.client_retries for record in records)) if records else ""
 
@@ -88,12 +88,12 @@ def _figure_table(sections: Iterable[Section]) -> Table:
     table.add_column("note")
     for section in sections:
         for figure in section.figures:
-            table.add_row(section.name, figure.name, *_told(figure), figure.note)
+            table.add_row(section.name, figure.name, *_verdict(figure), figure.note)
         table.add_section()
     return table
 
 
-def _told(figure: Figure) -> tuple[str, str, Text]:
+def _verdict(figure: Figure) -> tuple[str, str, Text]:
     value = "skipped" if figure.value is None else f"{legible(figure.value)} {figure.unit}".strip()
     goal = f"{figure.goal.comparison} {figure.goal.bound:,g}" if figure.goal else ""
     return value, goal, _VERDICTS[figure.is_met]
@@ -113,7 +113,7 @@ def _section_as_json(section: Section) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what a figure depends on beside the code."""
+    """Return what a figure depends on apart from the code."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "system": f"{platform.system()} {platform.machine()}",

@@ -1,4 +1,4 @@
-"""The parts of the benchmark: which contenders run on which workload, and what is asked of them."""
+"""The sections of the benchmark: which contenders run on which workload, and their goals."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from tests.benchmarks.arena import arena
 from tests.benchmarks.contenders import (
     BARE_LOOP,
     NAIVE_MAPPING,
@@ -28,6 +27,7 @@ from tests.benchmarks.figures import (
     peak_rss_mib,
 )
 from tests.benchmarks.parts import Parts
+from tests.benchmarks.testbed import new_testbed
 from tests.benchmarks.workload import CONCURRENCY, SEED, Workload, five_types, one_type
 
 _ITEMS_PER_SECOND: Final = "items/s"
@@ -45,32 +45,32 @@ class Bench:
     parts: Parts
     rounds: int
     node_driver: Path
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
 
     def once(self, contender: Contender, workload: Workload) -> Run:
         (run,) = self.in_turn([contender], workload)
         return run
 
     def alternating(self, *pairs: tuple[Contender, Workload]) -> list[list[Run]]:
-        """Run all pairs round by round, so that they share the machine's moods; runs by pair."""
+        """Run all pairs round by round, so that noise hits all alike; returns the runs by pair."""
         rounds = [[self.once(*pair) for pair in pairs] for _ in range(self.rounds)]
         return [list(runs) for runs in zip(*rounds, strict=True)]
 
     def in_turn(self, contenders: Sequence[Contender], workload: Workload) -> list[Run]:
-        """Run the contenders one after the other in the same place."""
-        with arena(self.parts, workload) as place:
-            return [self._told(contender.run(place)) for contender in contenders]
+        """Run the contenders one after the other on the same testbed."""
+        with new_testbed(self.parts, workload) as testbed:
+            return [self._logged(contender.run(testbed)) for contender in contenders]
 
-    def _told(self, run: Run) -> Run:
-        self.tell(
+    def _logged(self, run: Run) -> Run:
+        self.log(
             f"{run.workload}, {run.contender}: "
-            f"{run.effort.seconds:.2f} s, {run.items_per_second:,.0f} items/s"
+            f"{run.usage.seconds:.2f} s, {run.items_per_second:,.0f} items/s"
         )
         return run
 
 
 def at_once(bench: Bench) -> Section:
-    """The hub answers at once: what our own work costs, against loops that do less."""
+    """The hub answers at once: the cost of our own work, against loops that do less."""
     workload = five_types(1_000)
     node = node_loop(bench.node_driver)
     contenders = [BARE_LOOP, OURS, *([node] if node else [])]
@@ -88,7 +88,7 @@ def at_once(bench: Bench) -> Section:
 
 
 def latency(bench: Bench) -> Section:
-    """The hub answers in 20 ms: how near we come to what the concurrency allows."""
+    """The hub answers in 20 ms: how close we come to the limit that the concurrency sets."""
     workload = five_types(1_000, latency_ms=_LATENCY_MS)
     bare, ours = bench.alternating((BARE_LOOP, workload), (OURS, workload))
     limit = CONCURRENCY / (_LATENCY_MS / 1_000)
@@ -105,7 +105,7 @@ def latency(bench: Bench) -> Section:
 
 
 def seed(bench: Bench) -> Section:
-    """The seed's five documents: what a run costs that has next to nothing to send."""
+    """The seed's five documents: the cost of a run that has next to nothing to send."""
     runs = [bench.once(OURS, SEED) for _ in range(max(_SEED_RUNS, bench.rounds))]
     records = [run.prefect for run in runs if run.prefect]
     seconds = [record.seconds for record in records]
@@ -120,7 +120,7 @@ def seed(bench: Bench) -> Section:
 
 
 def naive(bench: Bench) -> Section:
-    """One mapped task run an item, as Prefect's tutorials would have it."""
+    """One mapped task run for each item, as in Prefect's tutorials."""
     few, many = five_types(200), five_types(1_000)
     mapped = [bench.once(NAIVE_MAPPING, few)]
     with_one_client = [bench.once(NAIVE_WITH_ONE_CLIENT, few)]

@@ -1,4 +1,4 @@
-"""The benchmark: our sync side by side with simpler loops, in one go and on parts of its own."""
+"""The throughput benchmark: our sync beside simpler loops, on servers of its own."""
 
 import argparse
 import signal
@@ -10,10 +10,10 @@ from typing import Final
 from rich.console import Console
 
 from scripts.local.process import StartFailed
+from tests.benchmarks.checks import BenchmarkFailed
 from tests.benchmarks.figures import Section
 from tests.benchmarks.parts import benchmark_parts
 from tests.benchmarks.plot import write_plot
-from tests.benchmarks.proofs import BenchmarkFailed
 from tests.benchmarks.report import print_report, write_json
 from tests.benchmarks.sections import MILLION, SECTIONS, Bench, large
 
@@ -25,7 +25,7 @@ _console: Final = Console(
 
 
 def main() -> int:
-    """Measure, print, write; 1 when a run did not do its work, whatever the goals say."""
+    """Measure, print and write; 1 when a run did not do its work, whatever the goals say."""
     arguments = _arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

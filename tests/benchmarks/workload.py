@@ -1,4 +1,4 @@
-"""What is synced in a measured run: how many documents of which entity types, and how."""
+"""The documents of a measured run, and how they are sent."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _DEFAULT_CONCURRENCY: Final = 3
 
 
 def generated_documents(entity_type: EntityType, count: int) -> Iterator[Document]:
-    """Yield documents of the seed's shape; a parent that one names has the same number."""
+    """Yield documents of the seed's shape; each names the parent with its own number."""
     for number in range(count):
         document = {
             name: _numbered(value, number)
@@ -24,14 +24,14 @@ def generated_documents(entity_type: EntityType, count: int) -> Iterator[Documen
 
 
 def seed_documents(entity_type: EntityType, count: int) -> Iterator[Document]:
-    """Yield the seed's own document of the type, the only one there is."""
+    """Yield the seed's only document of the type."""
     assert count == 1, "the seed has one document of each type"
     yield {**SEED_DOCUMENTS[entity_type.name], "version": 1}
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The documents of a run, the requests in flight, and how long the hub takes to answer."""
+    """The documents of a run by entity type, the concurrency, and the time of the hub's answers."""
 
     name: str
     sizes: Mapping[str, int]
@@ -76,7 +76,7 @@ SEED: Final = Workload(
 
 
 def _numbered(value: Any, number: int) -> Any:
-    """Make the value that of document `number`: names and keys are, URLs and flags stay."""
+    """Number a name or key; URLs and flags stay as they are."""
     if not isinstance(value, str) or "://" in value or value == "subtenant":
         return value
     return f"{value}-{number:07}"

@@ -18,7 +18,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from scripts.local.process import free_port
-from tests.integration.world import REPOSITORY, Document, Hub, wait_until
+from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, Document, Hub, wait_until
 
 LEFT_OUT = (".venv", ".local", ".git", ".env", "__pycache__", ".*_cache", ".hypothesis")
 
@@ -50,7 +50,7 @@ def run(checkout: Path, *command: str, **variables: str) -> subprocess.Completed
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1800,
     )
 
 
@@ -103,12 +103,9 @@ class Served:
             return list(database.sync_steps.find({"run_id": run["_id"]}).sort({"created_at": 1}))
 
     def run_until_ended(self, run_id: Any) -> Document:
-        def ended() -> Document | None:
-            with self.database() as database:
-                run = database.sync_runs.find_one({"_id": run_id})
-            return run if run and run["finished_at"] else None
-
-        return wait_until(ended)
+        has_ended = {"_id": run_id, "finished_at": {"$ne": None}}
+        with self.database() as database:
+            return wait_until(lambda: database.sync_runs.find_one(has_ended))
 
 
 @contextmanager
@@ -133,7 +130,7 @@ def serving(checkout: Path) -> Iterator[Served]:
             )
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(60)
+            process.wait(PATIENCE_SECONDS)
 
 
 def _told_until_ready(process: "subprocess.Popen[str]") -> Iterator[tuple[str, str]]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
 import pytest
 from bson import ObjectId
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -14,12 +13,13 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from tests.browser import chromium
 from tests.e2e.checkout import Served
-from tests.integration.world import Document, wait_until
+from tests.integration.world import PATIENCE_SECONDS, Document, http, wait_until
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.browser
 
 STAGES = ["tenant", "client", "subtenant", "domain", "branding"]
-PATIENCE_MS = 60_000
+PATIENCE_MS = PATIENCE_SECONDS * 1000
+expect.set_options(timeout=PATIENCE_MS)
 DEPLOYMENT_PAGE = re.compile(r"/deployments/deployment/[0-9a-f-]+(\?.*)?$")
 
 
@@ -49,7 +49,7 @@ def open_form(page: Page, served: Served) -> None:
     page.get_by_role("link", name="full", exact=True).click()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Custom run").click()
-    expect(page.get_by_text("Validate parameters")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("Validate parameters")).to_be_visible()
 
 
 def submit(page: Page) -> None:
@@ -57,7 +57,7 @@ def submit(page: Page) -> None:
     for _ in range(5):
         page.get_by_role("button", name="Submit").click()
         with suppress(PlaywrightTimeout):
-            page.wait_for_url(DEPLOYMENT_PAGE, timeout=8000)
+            page.wait_for_url(DEPLOYMENT_PAGE, timeout=60_000)
             return
     pytest.fail("the form was never taken")
 
@@ -71,7 +71,7 @@ def open_run(page: Page, served: Served, name: str) -> Document:
 
     run = wait_until(begun)
     page.goto(f"{served.dashboard_url}/runs/flow-run/{run['flow_run_id']}")
-    expect(page.get_by_text(name).first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text(name).first).to_be_visible()
     return run
 
 
@@ -93,8 +93,8 @@ def test_fill_the_form_run_it_and_see_what_came_of_it(
     page.screenshot(path=screenshots / "form.png")
     submit(page)
     run = open_run(page, served, "all entities - the dashboard")
-    expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=PATIENCE_MS)
-    expect(page.get_by_text("branding: 1 of 1 items are in")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    expect(page.get_by_text("branding: 1 of 1 items are in")).to_be_visible()
 
     open_tab(page, "Subflow Runs")
     for stage in STAGES:
@@ -120,13 +120,13 @@ def test_one_entity_type_chosen_in_the_form(page: Page, served: Served) -> None:
     expect(page.locator(".p-tag")).to_have_text(["domain"])
     submit(page)
     run = open_run(page, served, "domain - manual")
-    expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
     assert [stage["entity_type"] for stage in run["stages"]] == ["domain"]
 
 
 def start(served: Served) -> ObjectId:
     """Ask the REST API for a sync, and return its run_id."""
-    started = httpx.post(f"{served.api_url}/admin/sync/run", timeout=30)
+    started = http.post(f"{served.api_url}/admin/sync/run")
     assert started.status_code == 202
     return ObjectId(started.json()["run_id"])
 
@@ -146,7 +146,7 @@ def test_retry_goes_on_in_the_same_run(page: Page, served: Served) -> None:
 
     page.goto(f"{served.dashboard_url}/runs/flow-run/{run['flow_run_id']}")
     press(page, "Retry", confirm="Retry")
-    expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
     retried = served.newest_run()
     assert (retried["_id"], retried["attempt"], retried["status"]) == (run["_id"], 2, "success")
     (sent,) = served.hub.requests()[sent_before:]
@@ -162,7 +162,7 @@ def test_cancel_ends_a_run(page: Page, served: Served) -> None:
 
     page.goto(f"{served.dashboard_url}/runs/flow-run/{run['flow_run_id']}")
     press(page, "Cancel", confirm="Confirm")
-    expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()
     assert served.run_until_ended(run["_id"])["status"] == "cancelled"
 
 

@@ -2,18 +2,17 @@
 
 from pathlib import Path
 
-import httpx
 from pymongo import MongoClient
 
 from scripts.local.mongod import local_mongod
 from tests.e2e.checkout import processes_of, serving
-from tests.integration.world import wait_until
+from tests.integration.world import http, wait_until
 
 
 def test_ctrl_c_in_the_middle_of_a_sync(installed_checkout: Path) -> None:
     with serving(installed_checkout) as doors:
         doors.hub.misbehave({"delay_ms": 3000})
-        started = httpx.post(f"{doors.api_url}/admin/sync/run", timeout=30)
+        started = http.post(f"{doors.api_url}/admin/sync/run")
         assert started.status_code == 202
         wait_until(lambda: doors.hub.stats()["in_flight"])
     assert doors.process.returncode == 0

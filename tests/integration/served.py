@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 
 from tasks.slots import LIMIT_NAME
-from tests.integration.world import REPOSITORY, SyncRun, World, wait_until
+from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, SyncRun, World, wait_until
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def process(
     finally:
         started.terminate()
         try:
-            started.wait(30)
+            started.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(started.pid, signal.SIGKILL)
             started.wait()
@@ -86,7 +86,7 @@ class Served:
             now = self.flow_run(flow_run_id).state
             return now if now and now.is_final() else None
 
-        return wait_until(state)
+        return wait_until(state, poll_seconds=0.3)
 
     def ended(self, flow_run_id: UUID) -> SyncRun:
         """Wait until a run has ended in Prefect and in the audit trail, and look at it."""
@@ -112,7 +112,8 @@ def served(world: World, log_path: Path, **settings: str) -> Iterator[Served]:
         process(world, *serve, *named, log_path=log_path, **settings) as server,
         get_client(sync_client=True) as api,
     ):
-        wait_until(lambda: _has_deployment(api, f"admin-sync/{world.database_name}"))
+        name = f"admin-sync/{world.database_name}"
+        wait_until(lambda: _has_deployment(api, name), poll_seconds=0.3)
         yield Served(world, api, psutil.Process(server.pid))
 
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,12 @@ import httpx
 import pytest
 from bson import ObjectId
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Running
 from pymongo import MongoClient
@@ -29,7 +34,7 @@ from scripts.local.prefect import local_prefect_server
 from scripts.local.process import free_port, running
 from tasks.trail.runs import RunRecord
 from tasks.trail.steps import StepRecord
-from tests.integration.world import REPOSITORY, Document, wait_until
+from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, Document, http, wait_until
 
 TOKEN = "api-test-token-81bd"
 DATABASE = "api_test"
@@ -42,25 +47,13 @@ class Api:
 
     base_url: str
     database: Database[Document]
-    prefect_api_url: str
+    prefect: SyncPrefectClient
 
     def get(self, path: str, **params: Any) -> httpx.Response:
-        return httpx.get(f"{self.base_url}{path}", params=params, headers=BEARER, timeout=30)
+        return http.get(f"{self.base_url}{path}", params=params, headers=BEARER)
 
     def post(self, path: str, **arguments: Any) -> httpx.Response:
-        return httpx.post(f"{self.base_url}{path}", headers=BEARER, timeout=30, **arguments)
-
-    @contextmanager
-    def prefect(self) -> Iterator[SyncPrefectClient]:
-        with (
-            temporary_settings({PREFECT_API_URL: self.prefect_api_url}),
-            get_client(sync_client=True) as client,
-        ):
-            yield client
-
-    def flow_runs(self) -> list[FlowRun]:
-        with self.prefect() as client:
-            return client.read_flow_runs()
+        return http.post(f"{self.base_url}{path}", headers=BEARER, **arguments)
 
 
 @contextmanager
@@ -74,6 +67,7 @@ def serving(log_path: Path, **variables: str) -> Iterator[str]:
         ready=lambda: _listens(f"{base_url}/health"),
         env={**os.environ, **variables, "ADMIN_API_PORT": str(port)},
         log_path=log_path,
+        timeout_seconds=PATIENCE_SECONDS,
         cwd=REPOSITORY,
     ):
         yield base_url
@@ -81,19 +75,22 @@ def serving(log_path: Path, **variables: str) -> Iterator[str]:
 
 def _listens(url: str) -> bool:
     try:
-        httpx.get(url, timeout=20)
+        http.get(url)
     except httpx.TransportError:
         return False
     return True
 
 
 @pytest.fixture(scope="module")
-def prefect_with_deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prefect_with_deployments(
+    prefect_home_in: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """A Prefect server of its own: here, a sync that waits for a worker is one under way."""
     with pytest.MonkeyPatch.context() as environment, ExitStack() as parts:
         # A schedule that is switched on has its runs soon, not after up to a minute.
         environment.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "3")
-        url = parts.enter_context(local_prefect_server(tmp_path_factory.mktemp("prefect-of-api")))
+        home = prefect_home_in(tmp_path_factory.mktemp("prefect-of-api"))
+        url = parts.enter_context(local_prefect_server(home))
         subprocess.run(
             [sys.executable, "-m", "deployments.deploy"],
             cwd=REPOSITORY,
@@ -102,6 +99,11 @@ def prefect_with_deployments(tmp_path_factory: pytest.TempPathFactory) -> Iterat
             capture_output=True,
         )
         yield url
+
+
+def client_of(prefect_api_url: str) -> SyncPrefectClient:
+    with temporary_settings({PREFECT_API_URL: prefect_api_url}):
+        return get_client(sync_client=True)
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +121,9 @@ def api_process(
             ADMIN_SYNC_TOKEN="token",
             **upsert_urls("http://127.0.0.1:9"),
         ) as base_url,
+        client_of(prefect_with_deployments) as prefect,
     ):
-        yield Api(base_url, client[DATABASE], prefect_with_deployments)
+        yield Api(base_url, client[DATABASE], prefect)
         client.drop_database(DATABASE)
 
 
@@ -129,10 +132,11 @@ def api(api_process: Api) -> Api:
     """The API with an empty trail, and no sync under way."""
     for collection in (api_process.database.sync_runs, api_process.database.sync_steps):
         collection.delete_many({})
-    with api_process.prefect() as client:
-        for flow_run in client.read_flow_runs():
-            if flow_run.state and not flow_run.state.is_final():
-                client.set_flow_run_state(flow_run.id, Cancelled(), force=True)
+    under_way = FlowRunFilterState(type=FlowRunFilterStateType(not_any_=list(TERMINAL_STATES)))
+    for flow_run in api_process.prefect.read_flow_runs(
+        flow_run_filter=FlowRunFilter(state=under_way)
+    ):
+        api_process.prefect.set_flow_run_state(flow_run.id, Cancelled(), force=True)
     return api_process
 
 
@@ -199,7 +203,7 @@ def _step(run_id: ObjectId, number: int) -> Document:
 def test_a_sync_is_handed_to_prefect_and_answered_at_once(api: Api) -> None:
     before = time.monotonic()
     response = api.post("/admin/sync/run")
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 30
     assert response.status_code == 202
     body = response.json()
     assert set(body) == {"run_id", "status", "message"}
@@ -207,9 +211,8 @@ def test_a_sync_is_handed_to_prefect_and_answered_at_once(api: Api) -> None:
     assert str(document["_id"]) == body["run_id"]
     assert document["status"] == body["status"] == "pending"
     assert document["trigger"] == "REST API"
-    with api.prefect() as client:
-        flow_run = client.read_flow_run(document["flow_run_id"])
-        deployment = client.read_deployment_by_name("admin-sync/full")
+    flow_run = api.prefect.read_flow_run(document["flow_run_id"])
+    deployment = api.prefect.read_deployment_by_name("admin-sync/full")
     assert flow_run.deployment_id == deployment.id
     assert flow_run.name == document["flow_run_name"] == "all entities - REST API"
     assert flow_run.parameters["trigger"] == "REST API"
@@ -221,8 +224,7 @@ def test_a_subset_in_sync_order(api: Api) -> None:
     assert response.status_code == 202
     (document,) = api.database.sync_runs.find()
     assert document["parameters"]["entities"] == ["tenant", "domain"]
-    with api.prefect() as client:
-        flow_run = client.read_flow_run(document["flow_run_id"])
+    flow_run = api.prefect.read_flow_run(document["flow_run_id"])
     assert flow_run.parameters["entities"] == ["tenant", "domain"]
     assert flow_run.name == "tenant, domain - REST API"
 
@@ -232,11 +234,10 @@ def test_what_has_changed_is_another_deployment_of_the_same_flow(api: Api) -> No
     assert response.status_code == 202
     (document,) = api.database.sync_runs.find()
     assert (document["mode"], document["dry_run"]) == ("changed", True)
-    with api.prefect() as client:
-        flow_run = client.read_flow_run(document["flow_run_id"])
-        full, changed = (
-            client.read_deployment_by_name(f"admin-sync/{mode}") for mode in ("full", "changed")
-        )
+    flow_run = api.prefect.read_flow_run(document["flow_run_id"])
+    full, changed = (
+        api.prefect.read_deployment_by_name(f"admin-sync/{mode}") for mode in ("full", "changed")
+    )
     assert flow_run.deployment_id == changed.id
     assert (flow_run.parameters["mode"], flow_run.parameters["dry_run"]) == ("changed", True)
     assert flow_run.name == "dry run: changed: all entities - REST API"
@@ -257,17 +258,16 @@ def test_a_second_sync_is_turned_away_with_the_first_ones_run_id(api: Api) -> No
 
 
 def test_of_many_at_once_one_is_started(api: Api) -> None:
-    runs_before = len(api.flow_runs())
+    runs_before = len(api.prefect.read_flow_runs())
     with ThreadPoolExecutor(8) as callers:
         responses = list(callers.map(lambda _: api.post("/admin/sync/run"), range(8)))
     assert sorted(response.status_code for response in responses) == [202] + [409] * 7
-    assert len(api.flow_runs()) == runs_before + 1
+    assert len(api.prefect.read_flow_runs()) == runs_before + 1
 
 
 def test_a_run_that_another_door_started_is_told_of_too(api: Api) -> None:
-    with api.prefect() as client:
-        deployment = client.read_deployment_by_name("admin-sync/full")
-        flow_run = client.create_flow_run_from_deployment(deployment.id, name="by hand")
+    deployment = api.prefect.read_deployment_by_name("admin-sync/full")
+    flow_run = api.prefect.create_flow_run_from_deployment(deployment.id, name="by hand")
     refused = api.post("/admin/sync/run")
     assert error_of(refused) == (409, "SYNC_RUNNING")
     assert "by hand" in refused.json()["error"]["message"]
@@ -277,19 +277,19 @@ def test_a_run_that_another_door_started_is_told_of_too(api: Api) -> None:
 
 
 def test_a_run_that_is_scheduled_for_later_is_not_under_way(api: Api) -> None:
-    with api.prefect() as client:
-        deployment = client.read_deployment_by_name("admin-sync/full")
-        (schedule,) = client.read_deployment_schedules(deployment.id)
-        client.update_deployment_schedule(deployment.id, schedule.id, active=True)
-        try:
-            wait_until(lambda: _has_scheduled_run(api))
-            assert api.post("/admin/sync/run").status_code == 202
-        finally:
-            client.update_deployment_schedule(deployment.id, schedule.id, active=False)
+    deployment = api.prefect.read_deployment_by_name("admin-sync/full")
+    (schedule,) = api.prefect.read_deployment_schedules(deployment.id)
+    api.prefect.update_deployment_schedule(deployment.id, schedule.id, active=True)
+    try:
+        wait_until(lambda: _has_scheduled_run(api))
+        assert api.post("/admin/sync/run").status_code == 202
+    finally:
+        api.prefect.update_deployment_schedule(deployment.id, schedule.id, active=False)
 
 
 def _has_scheduled_run(api: Api) -> bool:
-    return any(r.auto_scheduled and r.state and r.state.is_scheduled() for r in api.flow_runs())
+    flow_runs = api.prefect.read_flow_runs()
+    return any(r.auto_scheduled and r.state and r.state.is_scheduled() for r in flow_runs)
 
 
 def test_a_run_that_has_not_begun_is_cancelled_at_once(api: Api) -> None:
@@ -304,31 +304,28 @@ def test_a_run_that_has_not_begun_is_cancelled_at_once(api: Api) -> None:
     (document,) = api.database.sync_runs.find()
     assert document["status"] == "cancelled"
     assert document["finished_at"] is not None
-    with api.prefect() as client:
-        assert client.read_flow_run(document["flow_run_id"]).state_type is StateType.CANCELLED
+    assert api.prefect.read_flow_run(document["flow_run_id"]).state_type is StateType.CANCELLED
     assert api.post("/admin/sync/run").status_code == 202
 
 
 def test_a_run_that_goes_on_is_cancelling(api: Api) -> None:
     run_id = api.post("/admin/sync/run").json()["run_id"]
     (document,) = api.database.sync_runs.find()
-    with api.prefect() as client:
-        client.set_flow_run_state(document["flow_run_id"], Running(), force=True)
-        cancelled = api.post(f"/admin/sync/runs/{run_id}/cancel")
-        assert cancelled.status_code == 202
-        assert cancelled.json()["message"] == "The sync is being cancelled"
-        assert client.read_flow_run(document["flow_run_id"]).state_type is StateType.CANCELLING
+    api.prefect.set_flow_run_state(document["flow_run_id"], Running(), force=True)
+    cancelled = api.post(f"/admin/sync/runs/{run_id}/cancel")
+    assert cancelled.status_code == 202
+    assert cancelled.json()["message"] == "The sync is being cancelled"
+    assert api.prefect.read_flow_run(document["flow_run_id"]).state_type is StateType.CANCELLING
     assert api.post(f"/admin/sync/runs/{run_id}/cancel").status_code == 202
 
 
 def test_a_run_that_has_ended_is_not_cancelled(api: Api) -> None:
     run_id = api.post("/admin/sync/run").json()["run_id"]
     (document,) = api.database.sync_runs.find()
-    with api.prefect() as client:
-        client.set_flow_run_state(document["flow_run_id"], Completed(), force=True)
-        refused = api.post(f"/admin/sync/runs/{run_id}/cancel")
-        assert error_of(refused) == (409, "RUN_FINISHED")
-        assert client.read_flow_run(document["flow_run_id"]).state_type is StateType.COMPLETED
+    api.prefect.set_flow_run_state(document["flow_run_id"], Completed(), force=True)
+    refused = api.post(f"/admin/sync/runs/{run_id}/cancel")
+    assert error_of(refused) == (409, "RUN_FINISHED")
+    assert api.prefect.read_flow_run(document["flow_run_id"]).state_type is StateType.COMPLETED
 
 
 def test_a_run_that_prefect_does_not_know_is_not_cancelled(api: Api) -> None:
@@ -349,14 +346,14 @@ def test_what_is_no_run_is_not_cancelled(api: Api, run_id: str, told: tuple[int,
     [{"entities": []}, {"entities": ["tenants"]}, {"entities": "tenant"}, {"mode": 1}, [], 7],
 )
 def test_a_wrong_body_starts_nothing(api: Api, body: Any) -> None:
-    runs_before = len(api.flow_runs())
+    runs_before = len(api.prefect.read_flow_runs())
     assert error_of(api.post("/admin/sync/run", json=body)) == (422, "VALIDATION_ERROR")
-    assert len(api.flow_runs()) == runs_before
+    assert len(api.prefect.read_flow_runs()) == runs_before
     assert api.database.sync_runs.count_documents({}) == 0
 
 
 def test_a_body_that_is_no_json(api: Api) -> None:
-    response = httpx.post(
+    response = http.post(
         f"{api.base_url}/admin/sync/run",
         content=b"{",
         headers={"Content-Type": "application/json", **BEARER},
@@ -470,18 +467,23 @@ def test_other_paths_and_methods(api: Api) -> None:
     ],
 )
 def test_the_token_is_asked_for(api: Api, path: str, headers: dict[str, str]) -> None:
-    response = httpx.get(f"{api.base_url}{path}", headers=headers)
+    response = http.get(f"{api.base_url}{path}", headers=headers)
     assert error_of(response) == (401, "UNAUTHORIZED")
     assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
 def test_without_the_token_nothing_is_started(api: Api) -> None:
-    assert httpx.post(f"{api.base_url}/admin/sync/run").status_code == 401
+    assert http.post(f"{api.base_url}/admin/sync/run").status_code == 401
     assert api.database.sync_runs.count_documents({}) == 0
 
 
+def health_of(api: Api) -> httpx.Response:
+    return http.get(f"{api.base_url}/health")
+
+
 def test_health_asks_for_no_token_and_tells_the_parts_apart(api: Api) -> None:
-    response = httpx.get(f"{api.base_url}/health")
+    # Each part has three seconds to answer, in which those of a busy machine may not.
+    response = wait_until(lambda: answered if (answered := health_of(api)).is_success else None)
     assert response.status_code == 200
     body = response.json()
     assert body["ok"] is True
@@ -497,7 +499,7 @@ def test_the_openapi_page_needs_nothing_from_elsewhere(api: Api) -> None:
     page = api.get("/docs")
     assert page.status_code == 200
     assert "://" not in page.text.replace(api.base_url, "")
-    script = httpx.get(f"{api.base_url}/docs/static/swagger-ui-bundle.js", headers=BEARER)
+    script = http.get(f"{api.base_url}/docs/static/swagger-ui-bundle.js", headers=BEARER)
     assert len(script.content) > 100_000
 
 
@@ -530,9 +532,9 @@ def test_what_is_away_is_told_apart_in_a_plain_sentence(tmp_path: Path) -> None:
         "ADMIN_CONCURRENCY": "many",
     }
     with serving(tmp_path / "api.log", **away) as base_url:
-        health = httpx.get(f"{base_url}/health", timeout=30)
-        runs = httpx.get(f"{base_url}/admin/sync/runs", timeout=30)
-        started = httpx.post(f"{base_url}/admin/sync/run", timeout=30)
+        health = http.get(f"{base_url}/health")
+        runs = http.get(f"{base_url}/admin/sync/runs")
+        started = http.post(f"{base_url}/admin/sync/run")
     assert health.status_code == 503
     parts = health.json()
     assert parts["ok"] is False
@@ -555,7 +557,7 @@ def test_prefect_away_starts_nothing(mongodb_uri: str, tmp_path: Path) -> None:
         ) as base_url,
         MongoClient(mongodb_uri) as client,
     ):
-        started = httpx.post(f"{base_url}/admin/sync/run", timeout=30)
+        started = http.post(f"{base_url}/admin/sync/run")
         assert error_of(started) == (503, "UNAVAILABLE")
         assert "Prefect does not answer" in started.json()["error"]["message"]
         assert client["api_without_prefect"].sync_runs.count_documents({}) == 0
@@ -571,7 +573,7 @@ def test_a_missing_deployment_is_told(
         MONGODB_DB="api_without_deployment",
         PREFECT_API_URL=prefect_api_url,
     ) as base_url:
-        started = httpx.post(f"{base_url}/admin/sync/run", timeout=30)
+        started = http.post(f"{base_url}/admin/sync/run")
     assert error_of(started) == (503, "UNAVAILABLE")
     assert "prefect --no-prompt deploy --all" in started.json()["error"]["message"]
 
@@ -594,7 +596,7 @@ def test_wrong_settings_stop_the_api_at_its_start(variables: dict[str, str], nam
         env={**os.environ, **sound, **variables},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert api.returncode == 2
@@ -603,7 +605,6 @@ def test_wrong_settings_stop_the_api_at_its_start(variables: dict[str, str], nam
     assert "Traceback" not in api.stderr
 
 
-@pytest.mark.timeout(240)
 def test_fuzzed_from_its_own_openapi_document(api: Api, tmp_path: Path) -> None:
     add_run(api, steps=5)
     fuzzer = subprocess.run(

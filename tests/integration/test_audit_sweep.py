@@ -17,7 +17,7 @@ from tasks.settings import read_mongo_settings
 from tasks.trail.audit_trail import audit_trail
 from tasks.trail.runs import RunOptions
 from tests.integration.served import forget_slots, process
-from tests.integration.world import Document, World, wait_until
+from tests.integration.world import PATIENCE_SECONDS, Document, World, wait_until
 
 LONG_AGO = datetime.now(UTC) - timedelta(hours=1)
 
@@ -30,11 +30,11 @@ def state_of(flow_run_id: str) -> StateType | None:
 def killed_run(world: World, log_path: Path) -> Document:
     """Kill the process of a sync that nobody watches; return the run that it leaves."""
     world.add_tenants(100)
-    world.hub.misbehave({"delay_ms": 100})
+    world.hub.misbehave({"delay_ms": 500})
     with process(world, "scripts.sync_now", log_path=log_path) as sync:
         wait_until(world.database.sync_steps.find_one)
         sync.send_signal(signal.SIGKILL)
-        sync.wait(30)
+        sync.wait(PATIENCE_SECONDS)
     forget_slots()
     world.hub.misbehave()
     return the_run(world)
@@ -152,14 +152,14 @@ def test_a_run_whose_last_hook_failed(world: World) -> None:
 
 def test_a_live_run_that_prefect_takes_for_dead(world: World, tmp_path: Path) -> None:
     world.add_tenants(60)
-    world.hub.misbehave({"delay_ms": 150})
+    world.hub.misbehave({"delay_ms": 500})
     with process(world, "scripts.sync_now", log_path=tmp_path / "sync.log") as sync:
         wait_until(lambda: len(world.hub.requests()) >= 5)
         flow_run_id = the_run(world)["flow_run_id"]
         world.set_state(flow_run_id, Crashed())
         assert flow_run_id not in end_dead_runs(read_mongo_settings())
         assert the_run(world)["status"] == "running"
-        assert sync.wait(60) == 0
+        assert sync.wait(PATIENCE_SECONDS) == 0
     assert state_of(flow_run_id) is StateType.COMPLETED
     assert the_run(world)["status"] == "success"
 

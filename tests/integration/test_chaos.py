@@ -1,16 +1,14 @@
-"""The chaos benchmark's short form: parts die or stall in the midst of a sync, nothing is lost."""
+"""The chaos benchmark's short form: parts die or stall in the midst of a sync; nothing is lost."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.benchmarks.chaos.events import Event, Strike
+from tests.benchmarks.chaos.events import Event, ScheduledEvent
 from tests.benchmarks.chaos.parts import Parts, chaos_parts
-from tests.benchmarks.chaos.rounds import FollowUp, RoundPlan, play
+from tests.benchmarks.chaos.rounds import FollowUp, RoundPlan, run_round
 
 ITEMS = 200
-
-pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -21,20 +19,20 @@ def parts() -> Iterator[Parts]:
 
 
 def test_servers_that_stall_and_die_and_the_flow_run_in_the_end(parts: Parts) -> None:
-    strikes = (
-        Strike(Event.HUB_STALLED, at_request=20, seconds=1),
-        Strike(Event.PREFECT_STALLED, at_request=45, seconds=1),
-        Strike(Event.MONGOD_KILLED, at_request=70, seconds=1),
-        Strike(Event.MONGOD_STALLED, at_request=95, seconds=1),
-        Strike(Event.PREFECT_KILLED, at_request=120, seconds=0),
-        Strike(Event.HUB_DOWN, at_request=145, seconds=1),
-        Strike(Event.FLOW_RUN_KILLED, at_request=170, seconds=0),
+    schedule = (
+        ScheduledEvent(Event.HUB_STALLED, at_request=20, seconds=1),
+        ScheduledEvent(Event.PREFECT_STALLED, at_request=45, seconds=1),
+        ScheduledEvent(Event.MONGOD_KILLED, at_request=70, seconds=1),
+        ScheduledEvent(Event.MONGOD_STALLED, at_request=95, seconds=1),
+        ScheduledEvent(Event.PREFECT_KILLED, at_request=120, seconds=0),
+        ScheduledEvent(Event.HUB_DOWN, at_request=145, seconds=1),
+        ScheduledEvent(Event.FLOW_RUN_KILLED, at_request=170, seconds=0),
     )
-    played = play(parts, RoundPlan(5, ITEMS, strikes, FollowUp.RESUME))
-    assert played.violations == ()
+    result = run_round(parts, RoundPlan(5, ITEMS, schedule, FollowUp.RESUME))
+    assert result.violations == ()
 
 
 def test_a_worker_that_is_killed(parts: Parts) -> None:
-    strikes = (Strike(Event.WORKER_KILLED, at_request=100, seconds=0),)
-    played = play(parts, RoundPlan(6, ITEMS, strikes, FollowUp.NEXT_RUN))
-    assert played.violations == ()
+    schedule = (ScheduledEvent(Event.WORKER_KILLED, at_request=100, seconds=0),)
+    result = run_round(parts, RoundPlan(6, ITEMS, schedule, FollowUp.NEXT_RUN))
+    assert result.violations == ()

@@ -1,115 +1,47 @@
 """The same stage on a Dask cluster: a scheduler and two workers, each a process of its own."""
 
-import importlib
 import os
-import signal
-import sys
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import contextmanager
 
 import psutil
 import pytest
 from distributed import Client
 from prefect.client.orchestration import get_client
 
-from flows.audit_sweep import end_dead_runs
 from flows.task_runners import stage_runner
-from scripts.local.process import free_port, running
-from tasks.settings import read_mongo_settings, read_settings
+from tasks.settings import read_settings
 from tasks.slots import LIMIT_NAME
-from tests.integration.served import forget_slots, process
-from tests.integration.world import REPOSITORY, Document, World, stage_runs, task_runs, wait_until
+from tests.integration.dask_cluster import WORKERS, Cluster, running_cluster
+from tests.integration.world import REPOSITORY, World, stage_runs, task_runs
 
-WORKERS = ("worker-a", "worker-b")
-THREADS_PER_WORKER = 4
-TENANTS = 400
 DEFAULT_DASHBOARD_PORT = 8787
-MOST_UNRECORDED = 100
-"""As many records may a process lose that is killed or cut off."""
+IMPATIENT = {
+    "ADMIN_BREAKER_FAILURES": "4",
+    "ADMIN_BREAKER_PROBE_MS": "200",
+    "ADMIN_BREAKER_LIMIT_MS": "300",
+}
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A scheduler with two workers, each a process of its own."""
-
-    address: str
-    process_ids: dict[str, int] = field(default_factory=dict)
-
-    def kill(self, name: str) -> None:
-        os.kill(self.process_ids[name], signal.SIGKILL)
-
-
-@contextmanager
-def running_cluster(world: World, log_folder: Path) -> Iterator[Cluster]:
-    """Run a cluster whose workers have the world's settings."""
-    cluster = Cluster(f"tcp://127.0.0.1:{free_port()}")
-    with ExitStack() as parts:
-
-        def start(name: str, *arguments: str) -> None:
-            process = parts.enter_context(
-                running(
-                    [sys.executable, "-m", "dask", *arguments, "--no-dashboard"],
-                    name=name,
-                    ready=lambda: is_up(cluster.address),
-                    env={**os.environ, **world.environment},
-                    log_path=log_folder / f"{name}.log",
-                    cwd=REPOSITORY,
-                )
-            )
-            cluster.process_ids[name] = process.pid
-
-        start("scheduler", "scheduler", "--host", cluster.address)
-        for name in WORKERS:
-            start(
-                name,
-                *("worker", cluster.address, "--name", name, "--host", "127.0.0.1", "--no-nanny"),
-                *("--nthreads", str(THREADS_PER_WORKER)),
-            )
-        with Client(cluster.address) as client:
-            client.wait_for_workers(len(WORKERS), timeout=30)
-            # Imports take one worker longer than another: with them done, both begin together.
-            client.run(importlib.import_module, "tasks.upsert")
+@pytest.fixture(scope="module")
+def cluster(prefect_api_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of which nothing is killed."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with running_cluster({"PREFECT_API_URL": prefect_api_url}, folder) as cluster:
         yield cluster
-
-
-@pytest.fixture
-def cluster(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A cluster of which parts are going to be killed."""
-    with running_cluster(world, tmp_path) as cluster:
-        use(cluster, monkeypatch)
-        yield cluster
-    forget_slots()
-
-
-@pytest.fixture
-def scheduler(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a cluster that lives."""
-    with running_cluster(world, tmp_path) as cluster:
-        use(cluster, monkeypatch)
-        yield cluster.address
     with get_client(sync_client=True) as prefect:
         limit = prefect.read_global_concurrency_limit_by_name(LIMIT_NAME)
     assert limit.active_slots == 0, "workers that were stopped in order have kept their slots"
 
 
-def use(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let syncs of this process run on a cluster, 8 requests at once in 8 batches."""
-    monkeypatch.setenv("ADMIN_TASK_RUNNER", "dask")
-    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", cluster.address)
-    monkeypatch.setenv("ADMIN_CONCURRENCY", "8")
-    monkeypatch.setenv("ADMIN_MAX_TASK_RUNS", "20")
-
-
-def is_up(address: str) -> bool:
-    try:
-        with Client(address, timeout=1):
-            return True
-    except OSError:
-        return False
+@pytest.fixture
+def scheduler(cluster: Cluster, world: World, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of the cluster, whose workers have the world's settings."""
+    cluster.use(monkeypatch)
+    world_environment = world.environment
+    with Client(cluster.address) as client:
+        client.run(lambda: os.environ.update(world_environment))
+    return cluster.address
 
 
 def test_two_workers_do_what_threads_do(world: World, scheduler: str) -> None:
@@ -144,7 +76,7 @@ def test_no_more_requests_are_in_flight_than_the_concurrency_over_both_workers(
     monkeypatch.setenv("ADMIN_CONCURRENCY", "3")
     monkeypatch.setenv("ADMIN_MAX_TASK_RUNS", "24")
     keys = world.add_tenants(240)
-    world.hub.misbehave({"delay_ms": 30})
+    world.hub.misbehave({"delay_ms": 60})
 
     run = world.sync(entities=["tenant"])
 
@@ -167,22 +99,24 @@ def test_a_wrong_token_stops_both_workers(world: World) -> None:
     assert totals["skipped"] >= 392
 
 
+@contextmanager
+def an_impatient_worker(scheduler: str) -> Iterator[None]:
+    with Client(scheduler) as client:
+        worker = next(iter(client.scheduler_info()["workers"]))
+        client.run(lambda: os.environ.update(IMPATIENT), workers=[worker])
+        yield
+        client.run(lambda: [os.environ.pop(name) for name in IMPATIENT], workers=[worker])
+
+
 def test_what_one_worker_stops_is_recorded_by_all_under_its_code(
     world: World, scheduler: str
 ) -> None:
-    impatient = {
-        "ADMIN_BREAKER_FAILURES": "4",
-        "ADMIN_BREAKER_PROBE_MS": "200",
-        "ADMIN_BREAKER_LIMIT_MS": "300",
-    }
-    with Client(scheduler) as client:
-        worker = next(iter(client.scheduler_info()["workers"]))
-        client.run(lambda: os.environ.update(impatient), workers=[worker])
     world.add_seed()
     world.add_tenants(400)
     world.hub.misbehave({"status": 503})
 
-    run = world.sync()
+    with an_impatient_worker(scheduler):
+        run = world.sync()
 
     assert run.state.name == "Stopped"
     assert run.state.message.startswith("Stopped by HUB_UNAVAILABLE: ")
@@ -190,78 +124,6 @@ def test_what_one_worker_stops_is_recorded_by_all_under_its_code(
     assert {step["error"]["code"] for step in skipped} == {"HUB_UNAVAILABLE"}
     assert len(skipped) == 405 - len({request["key"] for request in world.hub.requests()})
     assert run.document["totals"]["total"] == len(run.steps) == 405
-
-
-@contextmanager
-def killing(cluster: Cluster, name: str, world: World) -> Iterator[None]:
-    """Kill a part of the cluster in the midst of what goes on in the block."""
-
-    def kill() -> None:
-        wait_until(lambda: len(world.hub.requests()) >= 100)
-        cluster.kill(name)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    yield
-    killer.join()
-
-
-def assert_counted_to_the_end(world: World) -> Document:
-    """Wait until nothing more is sent: what is on record is what the run tells of."""
-    runs, steps = world.database.sync_runs, world.database.sync_steps
-
-    def is_told() -> bool:
-        run, stored = runs.find_one() or {}, world.hub.stats()["stored"]["tenant"]
-        time.sleep(2)
-        return (
-            run["totals"]["total"] == run["stages"][0]["total"] == steps.count_documents({})
-            and run["totals"]["success"] == steps.count_documents({"ok": True})
-            and 0 <= stored - run["totals"]["success"] <= MOST_UNRECORDED
-            and stored == world.hub.stats()["stored"]["tenant"]
-        )
-
-    wait_until(is_told)
-    run: Document = runs.find_one() or {}
-    return run
-
-
-def test_a_worker_that_is_killed_loses_nothing(world: World, cluster: Cluster) -> None:
-    world.add_tenants(TENANTS)
-    world.hub.misbehave({"delay_ms": 20})
-    with killing(cluster, WORKERS[0], world):
-        run = world.sync()
-    assert run.document["status"] == "success"
-    assert run.document["totals"]["success"] == len(run.steps) == TENANTS
-    assert len(world.hub.requests()) <= TENANTS + 100
-
-
-def test_a_scheduler_that_is_killed_ends_the_run_and_its_workers(
-    world: World, cluster: Cluster
-) -> None:
-    world.add_tenants(TENANTS)
-    world.hub.misbehave({"delay_ms": 50})
-    with killing(cluster, "scheduler", world):
-        run = world.sync()
-    assert run.document["status"] == "failed"
-    assert "scheduler" in run.document["message"]
-    assert_counted_to_the_end(world)
-    assert len(world.hub.requests()) < TENANTS
-
-
-def test_workers_stop_when_the_flow_run_is_dead(
-    world: World, cluster: Cluster, tmp_path: Path
-) -> None:
-    world.add_tenants(TENANTS)
-    world.hub.misbehave({"delay_ms": 200})
-    settings = {name: os.environ[name] for name in os.environ if name.startswith(("ADMIN", "DASK"))}
-    with process(world, "scripts.sync_now", log_path=tmp_path / "sync.log", **settings) as sync:
-        wait_until(lambda: len(world.hub.requests()) >= 20)
-        sync.kill()
-        sync.wait(30)
-    assert cluster.process_ids
-    (flow_run_id,) = end_dead_runs(read_mongo_settings(), silent_seconds=0)
-    assert assert_counted_to_the_end(world)["flow_run_id"] == flow_run_id
-    assert len(world.hub.requests()) < 150, "batches went on to their end"
 
 
 def test_without_a_scheduler_the_run_has_a_cluster_of_its_own(

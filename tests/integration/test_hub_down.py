@@ -1,6 +1,5 @@
 """Stage 1 is down, or half down: it is not hammered, nothing is lost, and the trail says why."""
 
-import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from scripts.local.hub import upsert_urls
-from tests.integration.world import SyncRun, World, stage_runs, started_hub, task_runs, wait_until
+from tests.integration.world import SyncRun, World, started_hub, wait_until
 
 CONCURRENCY = 3
 FAILURES = 5
 PROBE_SECONDS = 0.2
+PROBES = 6
 
 
 @pytest.fixture
@@ -47,15 +47,14 @@ def test_an_outage_sees_probes_only_and_then_everything_gets_in(world: World) ->
     world.hub.misbehave({"status": 503})
 
     def come_back() -> None:
-        wait_until(lambda: len(world.hub.requests()) >= FAILURES)
-        time.sleep(6 * PROBE_SECONDS)
+        wait_until(lambda: len(world.hub.requests()) >= FAILURES + CONCURRENCY - 1 + PROBES)
         world.hub.misbehave()
 
     run = sync_while(world, come_back)
 
     refused = [request for request in world.hub.requests() if request["status"] == 503]
     outage = refused[-1]["received_at"] - refused[0]["received_at"]
-    assert outage >= 4 * PROBE_SECONDS
+    assert outage >= (PROBES - 1) * PROBE_SECONDS
     assert len(refused) <= FAILURES + CONCURRENCY - 1 + outage / PROBE_SECONDS
     assert_each_is_in_with_one_step(run, keys)
     assert sum(step["attempts"] for step in run.steps) == len(world.hub.requests())
@@ -66,7 +65,7 @@ def test_a_hub_that_stays_down_stops_the_run_and_the_next_one_catches_up(
     world: World, max_task_runs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ADMIN_MAX_TASK_RUNS", max_task_runs)
-    monkeypatch.setenv("ADMIN_BREAKER_LIMIT_MS", "600")
+    monkeypatch.setenv("ADMIN_BREAKER_LIMIT_MS", str(int(8 * PROBE_SECONDS * 1000)))
     world.add_seed()
     world.add_tenants(60)
     world.hub.misbehave({"status": 503})
@@ -104,6 +103,8 @@ def test_a_hub_that_stays_down_stops_the_run_and_the_next_one_catches_up(
 def test_a_hub_that_is_killed_and_comes_back_on_the_same_port(
     world: World, mongodb_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A hub takes seconds to start where others are busy, and each probe is one item's failure.
+    monkeypatch.setenv("ADMIN_BREAKER_PROBE_MS", "1000")
     keys = world.add_tenants(60)
     log_path = tmp_path / "hub.log"
     with ExitStack() as hubs:
@@ -115,7 +116,7 @@ def test_a_hub_that_is_killed_and_comes_back_on_the_same_port(
         def restart() -> None:
             wait_until(lambda: len(hub.requests()) >= 10)
             hub.kill()
-            time.sleep(5 * PROBE_SECONDS)
+            time.sleep(1)
             hubs.enter_context(started_hub(mongodb_uri, log_path, hub.port))
 
         run = sync_while(world, restart)
@@ -126,44 +127,17 @@ def test_a_hub_that_is_killed_and_comes_back_on_the_same_port(
         assert FAILURES <= len(tried_again) < len(keys) - 10
 
 
-def test_retries_stay_under_a_fifth_of_the_requests_when_half_of_them_fail(
+def test_each_item_is_retried_as_often_as_configured_however_many_fail(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ADMIN_CONCURRENCY", "8")
+    monkeypatch.setenv("ADMIN_RETRY_MAX", "3")
     monkeypatch.setenv("ADMIN_BREAKER_FAILURES", "1000")
-    keys = world.add_tenants(1_000)
-    chance = random.Random(5)
-    world.hub.misbehave(
-        *(
-            {"key": key, "attempts": failing, "status": 500}
-            for key in keys
-            if (failing := [attempt for attempt in range(1, 40) if chance.random() < 0.5])
-        )
-    )
+    keys = world.add_tenants(60)
+    world.hub.misbehave({"attempts": [1, 2, 3], "status": 503})
 
     run = world.sync(entities=["tenant"])
 
-    requests = world.hub.requests()
-    retries = [request for request in requests if request["attempt"] > 1]
-    assert 100 < len(retries) < 0.2 * len(requests)
-    assert len(requests) == 1_000 + len(retries)
-    failed = [step for step in run.steps if not step["ok"]]
-    assert len(failed) > 200
-    assert all(
-        (step["state"], step["error"]["code"], step["error"]["class"])
-        == ("Failed", "SERVER_ERROR", "transient")
-        for step in failed
-    )
-    assert run.document["totals"]["failed"] == len(failed)
-    (stage,) = stage_runs(run.document["flow_run_id"])
-    batches = task_runs(stage, expected=8)
-    assert min(batch.run_count for batch in batches) < 5, "batches were retried in vain"
-
-    for _ in range(6):
-        run = world.sync(entities=["tenant"], mode="changed")
-        attempts = [step["attempts"] for step in run.steps]
-        assert sum(attempts) - len(attempts) <= max(100, 0.2 * sum(attempts))
-        if run.document["status"] == "success":
-            break
-    assert run.document["status"] == "success"
-    assert world.hub.stats()["stored"]["tenant"] == len(keys)
+    assert run.document["totals"]["success"] == len(keys)
+    assert {step["attempts"] for step in run.steps} == {4}
+    assert len(world.hub.requests()) == 4 * len(keys)

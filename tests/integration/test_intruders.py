@@ -19,7 +19,7 @@ from pymongo import MongoClient
 
 from tests.browser import chromium
 from tests.integration.test_api import error_of, serving
-from tests.integration.world import Hub, SyncRun, World
+from tests.integration.world import PATIENCE_SECONDS, Hub, SyncRun, World, http
 
 DATABASE = "intruders_test"
 FOREIGN_SITE = "http://127.0.0.1:9"
@@ -58,7 +58,7 @@ def test_a_foreign_page_starts_and_cancels_nothing(
     open_api: str, door: str, headers: dict[str, str], content_type: str | None
 ) -> None:
     sent_as = {"Content-Type": content_type} if content_type else {}
-    refused = httpx.post(f"{open_api}{door}", headers={**headers, **sent_as})
+    refused = http.post(f"{open_api}{door}", headers={**headers, **sent_as})
     assert error_of(refused) == (403, "FORBIDDEN")
 
 
@@ -67,23 +67,23 @@ def test_a_foreign_page_starts_and_cancels_nothing(
     ["evil.example", "localhost.evil.example", "127.0.0.1@evil.example", "localhost:80:80", "["],
 )
 def test_a_foreign_name_is_refused_even_reading(open_api: str, name: str) -> None:
-    refused = httpx.get(f"{open_api}/admin/sync/runs", headers={"Host": name})
+    refused = http.get(f"{open_api}/admin/sync/runs", headers={"Host": name})
     assert error_of(refused) == (403, "FORBIDDEN")
 
 
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST:3000", "127.0.0.1:1", "[::1]:3000"])
 def test_this_machine_s_names_are_answered(open_api: str, name: str) -> None:
-    assert httpx.get(f"{open_api}/admin/sync/runs", headers={"Host": name}).status_code == 200
+    assert http.get(f"{open_api}/admin/sync/runs", headers={"Host": name}).status_code == 200
 
 
 def test_programs_and_own_pages_are_let_in(open_api: str) -> None:
     own_page = {"Origin": origin_of(open_api), "Sec-Fetch-Site": "same-origin"}
     link_elsewhere = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
     for headers in ({}, own_page):
-        started, cancelled = (httpx.post(f"{open_api}{door}", headers=headers) for door in DOORS)
+        started, cancelled = (http.post(f"{open_api}{door}", headers=headers) for door in DOORS)
         assert error_of(started) == (503, "UNAVAILABLE")
         assert error_of(cancelled) == (404, "NOT_FOUND")
-    assert httpx.get(f"{open_api}/docs", headers=link_elsewhere).status_code == 200
+    assert http.get(f"{open_api}/docs", headers=link_elsewhere).status_code == 200
 
 
 @contextmanager
@@ -166,7 +166,7 @@ def test_what_the_hub_says_is_no_markup_in_the_dashboard(
         page.on("request", lambda request: asked.append(request.url))
         for artifact_id in artifacts_of(run):
             page.goto(f"{dashboard}/artifacts/artifact/{artifact_id}")
-            page.get_by_text(says).first.wait_for(timeout=30_000)
+            page.get_by_text(says).first.wait_for(timeout=PATIENCE_SECONDS * 1000)
             links = page.evaluate("[...document.links].map(link => link.href)")
             assert not [url for url in links + asked if "evil" in url or FOREIGN_SITE in url]
 
@@ -187,7 +187,7 @@ def test_an_unforeseen_error_tells_nothing_of_itself(open_api: str, mongodb_uri:
     with MongoClient(mongodb_uri) as client:
         runs = client[DATABASE].sync_runs
         no_run = runs.insert_one({"status": "marked", "started_at": "marked"}).inserted_id
-        response = httpx.get(f"{open_api}/admin/sync/runs")
+        response = http.get(f"{open_api}/admin/sync/runs")
         runs.delete_one({"_id": no_run})
     assert error_of(response) == (500, "INTERNAL_ERROR")
     assert "marked" not in response.text
@@ -202,7 +202,7 @@ def test_the_api_s_log_and_answers_name_no_credentials(tmp_path: Path) -> None:
         PREFECT_LOGGING_ROOT_LEVEL="DEBUG",
     ) as base_url:
         answers = [
-            httpx.request(method, f"{base_url}{path}", timeout=30).text
+            http.request(method, f"{base_url}{path}").text
             for method, path in (
                 ("GET", "/health"),
                 ("GET", "/admin/sync/runs"),

@@ -1,30 +1,32 @@
-"""The local hub keeps the contract, so that what passes against it means something."""
+"""The local hub keeps the contract of Stage 1, so a test that passes against it means something."""
 
 import time
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
+from pymongo import MongoClient
 
-from scripts.local.hub import upsert_path
+from scripts.local.hub import LocalHub, upsert_path
 from tasks.entities import entity_type_named
-from tests.integration.world import HUB_TOKEN, Hub
+from tests.integration.world import HUB_TOKEN, Hub, http, wait_until
 
 REQUEST_ID = "0123456789abcdef" * 2
 BEARER = {"Authorization": f"Bearer {HUB_TOKEN}"}
 
 
 def post(
-    hub: Hub,
+    hub: Hub | LocalHub,
     entity_type: str,
     item: Any,
     request_id: Any = REQUEST_ID,
     headers: dict[str, str] = BEARER,
+    timeout: float = 5,
 ) -> httpx.Response:
     url = hub.base_url + upsert_path(entity_type_named(entity_type))
-    return httpx.post(
-        url, json={"request_id": request_id, entity_type: item}, headers=headers, timeout=5
-    )
+    body = {"request_id": request_id, entity_type: item}
+    return http.post(url, json=body, headers=headers, timeout=timeout)
 
 
 def refusal(response: httpx.Response) -> tuple[int, str]:
@@ -100,11 +102,11 @@ def test_a_body_of_another_shape_is_refused(hub: Hub, item: Any, request_id: Any
 
 def test_what_is_no_json_is_refused(hub: Hub) -> None:
     url = hub.base_url + upsert_path(entity_type_named("tenant"))
-    assert refusal(httpx.post(url, content=b"{", headers=BEARER)) == (400, "VALIDATION_ERROR")
+    assert refusal(http.post(url, content=b"{", headers=BEARER)) == (400, "VALIDATION_ERROR")
 
 
 def test_other_paths_do_not_exist(hub: Hub) -> None:
-    assert refusal(httpx.get(hub.base_url + "/")) == (404, "NOT_FOUND")
+    assert refusal(http.get(hub.base_url + "/")) == (404, "NOT_FOUND")
 
 
 def test_faults_are_bound_to_items_and_attempts(hub: Hub) -> None:
@@ -133,7 +135,7 @@ def test_garbage_and_delays(hub: Hub) -> None:
 
 
 def test_wrong_faults_are_refused(hub: Hub) -> None:
-    response = httpx.put(f"{hub.base_url}/_hub/faults", json=[{"colour": "red"}])
+    response = http.put(f"{hub.base_url}/_hub/faults", json=[{"colour": "red"}])
     assert refusal(response) == (400, "VALIDATION_ERROR")
 
 
@@ -141,3 +143,36 @@ def test_requests_in_flight_are_counted(hub: Hub) -> None:
     post(hub, "tenant", {"id": "acme"})
     stats = hub.stats()
     assert (stats["requests"], stats["in_flight"], stats["max_in_flight"]) == (1, 0, 1)
+
+
+def test_two_bodies_under_one_request_id_are_told_apart(hub: Hub) -> None:
+    for name in ("Acme", "Acme", "Other"):
+        post(hub, "tenant", {"id": "acme", "name": name})
+    first, same, other = [request["digest"] for request in hub.requests()]
+    assert first == same != other
+
+
+def test_a_client_that_has_left_before_the_answer_is_noted(hub: Hub) -> None:
+    hub.misbehave({"key": "slow", "delay_ms": 300})
+    with pytest.raises(httpx.ReadTimeout):
+        post(hub, "tenant", {"id": "slow"}, timeout=0.1)
+    post(hub, "tenant", {"id": "acme"}, request_id="a" * 32)
+    wait_until(lambda: hub.stats()["in_flight"] == 0)
+    assert {r["key"]: r["client_left"] for r in hub.requests()} == {"slow": True, "acme": False}
+
+
+def test_a_hub_that_was_down_has_its_port_its_items_and_its_log(mongodb_uri: str) -> None:
+    tenant = {"id": "acme", "name": "Acme"}
+    with MongoClient[Any](mongodb_uri) as mongodb, httpx.Client(timeout=5) as client:
+        hub = LocalHub(token=SecretStr(HUB_TOKEN), database=mongodb["hub_that_was_down"])
+        with hub:
+            base_url = hub.base_url
+            client.get(f"{base_url}/_hub/stats")
+            first = post(hub, "tenant", tenant)
+        with pytest.raises(httpx.TransportError):
+            client.get(f"{base_url}/_hub/stats")
+        with hub:
+            assert hub.base_url == base_url
+            assert post(hub, "tenant", tenant).json() == first.json()
+            assert [seen.attempt for seen in hub.log.requests()] == [1, 2]
+            hub.reset()

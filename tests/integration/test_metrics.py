@@ -36,11 +36,15 @@ class Api:
             return await client.get(path, headers={"Authorization": f"Bearer {token}"})
 
 
+def api_of_this_process(monkeypatch: pytest.MonkeyPatch) -> Api:
+    monkeypatch.setenv("ADMIN_API_TOKEN", TOKEN)
+    return Api(create_app(read_api_settings(), read_mongo_settings()))
+
+
 @pytest.fixture
 def api(world: World, monkeypatch: pytest.MonkeyPatch) -> Api:
     assert world.database_name
-    monkeypatch.setenv("ADMIN_API_TOKEN", TOKEN)
-    return Api(create_app(read_api_settings(), read_mongo_settings()))
+    return api_of_this_process(monkeypatch)
 
 
 def scraped(api: Api) -> str:
@@ -94,7 +98,7 @@ def test_a_scrape_says_what_the_steps_say(world: World, api: Api) -> None:
 
     aged = {name[1] for name in samples if name[0] == "admin_sync_last_success_age_seconds"}
     assert aged == {"tenant", "subtenant", "domain"}
-    assert 0 < samples["admin_sync_last_success_age_seconds", "tenant"] < 120
+    assert 0 < samples["admin_sync_last_success_age_seconds", "tenant"] < 3600
     runs = Counter(run["status"] for run in world.database.sync_runs.find())
     assert {n[1]: v for n, v in samples.items() if n[0] == "admin_sync_runs" and v} == runs
 
@@ -155,10 +159,10 @@ def test_metrics_ask_for_the_token(api: Api) -> None:
     assert api.metrics(token="wrong").status_code == 401
 
 
-def test_mongodb_away_is_told_and_not_zeros(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mongodb_away_is_told_and_not_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     away = "mongodb://user:marked@127.0.0.1:9/?serverSelectionTimeoutMS=300"
     monkeypatch.setenv("MONGODB_URI", away)
-    answer = api.metrics()
+    answer = api_of_this_process(monkeypatch).metrics()
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "UNAVAILABLE"
     assert "marked" not in answer.text

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from uuid import UUID
@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from scripts.local.prefect import local_prefect_server
 from scripts.local.process import free_port
 from tests.integration.served import process
-from tests.integration.world import World, wait_until
+from tests.integration.world import PATIENCE_SECONDS, World, wait_until
 
 
 class OwnPrefect:
@@ -39,8 +39,8 @@ class OwnPrefect:
 
 
 @pytest.fixture
-def own_prefect(tmp_path: Path) -> Iterator[OwnPrefect]:
-    prefect = OwnPrefect(tmp_path / "prefect")
+def own_prefect(prefect_home_in: Callable[[Path], Path], tmp_path: Path) -> Iterator[OwnPrefect]:
+    prefect = OwnPrefect(prefect_home_in(tmp_path / "prefect"))
     yield prefect
     prefect.kill()
 
@@ -59,7 +59,7 @@ def test_killed_in_mid_run_and_started_again(
         own_prefect.kill()
         time.sleep(seconds_away)
         own_prefect.start()
-        exit_status = sync.wait(100)
+        exit_status = sync.wait(PATIENCE_SECONDS)
 
     log = (tmp_path / "log").read_text()
     (run,) = world.database.sync_runs.find()

@@ -44,13 +44,14 @@ def test_a_retry_sends_what_is_not_in_and_nothing_else(world: World, tmp_path: P
 def test_a_killed_run_goes_on_where_it_was(world: World, tmp_path: Path) -> None:
     world.add_seed()
     keys = world.add_tenants(120)
-    world.hub.misbehave({"delay_ms": 10})
+    world.hub.misbehave({"entity_type": "tenant", "delay_ms": 200})
     with served(world, tmp_path / "serve.log") as deployment:
         flow_run_id = deployment.start()
         wait_until(lambda: len(world.hub.requests()) >= 60)
         deployment.kill()
         killed = deployment.ended(flow_run_id)
         forget_slots()
+        world.hub.misbehave()
         deployment.prefect("flow-run", "retry", str(flow_run_id))
         wait_until(lambda: deployment.flow_run(flow_run_id).run_count == 2)
         resumed = deployment.ended(flow_run_id)

@@ -5,13 +5,12 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
 import bson
-import httpx
 import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -23,7 +22,14 @@ from scripts.local.process import free_port
 from tests.integration.served import process
 from tests.integration.test_alerts import MARKED_PATH, Receiver, deploy, receiving
 from tests.integration.test_api import serving
-from tests.integration.world import HUB_TOKEN, REPOSITORY, Document, World, wait_until
+from tests.integration.world import (
+    HUB_TOKEN,
+    REPOSITORY,
+    Document,
+    World,
+    http,
+    wait_until,
+)
 
 PASSWORD = "marked/mongodb:password"
 API_TOKEN = "marked-api-token-2e77"
@@ -161,13 +167,14 @@ def _all_is_marked(
     world: World,
     uri_with_password: str,
     alerted: Receiver,
+    prefect_home_in: Callable[[Path], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[None]:
     """A Prefect server of its own with deployments and alerts, all secrets marked, all at DEBUG."""
     set_all(monkeypatch, SERVER_AT_DEBUG)
     with (
-        local_prefect_server(tmp_path / "prefect") as url,
+        local_prefect_server(prefect_home_in(tmp_path / "prefect")) as url,
         temporary_settings({PREFECT_API_URL: url}),
     ):
         world.environment |= {
@@ -182,7 +189,6 @@ def _all_is_marked(
         yield
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.usefixtures("_all_is_marked")
 def test_a_failing_run_of_a_worker_at_debug_level_leaves_no_secret(
     world: World, alerted: Receiver, uri_with_password: str, tmp_path: Path
@@ -200,12 +206,12 @@ def test_a_failing_run_of_a_worker_at_debug_level_leaves_no_secret(
         serving(tmp_path / "api.log", ADMIN_API_TOKEN=API_TOKEN) as api_url,
         get_client(sync_client=True) as prefect,
     ):
-        assert httpx.post(f"{api_url}/admin/sync/run", headers=WRONG_BEARER).status_code == 401
-        started = httpx.post(f"{api_url}/admin/sync/run", headers=BEARER, timeout=30)
+        assert http.post(f"{api_url}/admin/sync/run", headers=WRONG_BEARER).status_code == 401
+        started = http.post(f"{api_url}/admin/sync/run", headers=BEARER)
         assert started.status_code == 202
         run = wait_until(ended)
         for path in ("/health", "/admin/sync/runs", f"/admin/sync/runs/{run['_id']}/steps"):
-            answer = httpx.get(f"{api_url}{path}", headers=BEARER, timeout=30)
+            answer = http.get(f"{api_url}{path}", headers=BEARER)
             assert found_in(answer.content) == []
         wait_until(lambda: alerted.bodies)
         assert_nothing_in_answers(prefect)

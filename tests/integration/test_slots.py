@@ -15,7 +15,7 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
 from tasks.slots import IDLE_SECONDS, LEASE_SECONDS, LIMIT_NAME, Slots
-from tests.integration.world import REPOSITORY, World, wait_until
+from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, World, wait_until
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,12 @@ def wanted() -> bool:
     return True
 
 
+@pytest.fixture
+def _idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a slow machine the time to look at a slot that lies idle."""
+    monkeypatch.setattr("tasks.slots.IDLE_SECONDS", 5 * IDLE_SECONDS)
+
+
 def test_the_limit_is_made_where_it_is_missing_and_follows_the_setting(limit: Limit) -> None:
     limit.client.delete_global_concurrency_limit_by_name(LIMIT_NAME)
     limit.new_slots().limit_to(5)
@@ -70,6 +76,7 @@ def test_runs_that_begin_at_once_make_the_limit_once(limit: Limit) -> None:
         assert limit.size == 3
 
 
+@pytest.mark.usefixtures("_idle_for_long")
 def test_a_slot_is_handed_on_to_the_next_batch_and_given_back_when_none_comes(
     limit: Limit,
 ) -> None:
@@ -80,7 +87,7 @@ def test_a_slot_is_handed_on_to_the_next_batch_and_given_back_when_none_comes(
         assert limit.taken == 1
     started = time.monotonic()
     wait_until(lambda: limit.taken == 0)
-    assert time.monotonic() - started < 4 * IDLE_SECONDS
+    assert time.monotonic() - started < LEASE_SECONDS / 2, "it was free when its lease ended"
 
 
 def test_what_a_stage_expects_is_asked_for_once(limit: Limit) -> None:
@@ -102,19 +109,19 @@ def test_no_more_slots_are_taken_than_batches_hold(limit: Limit) -> None:
 
         def batch(slots: Slots, all_hold: threading.Barrier, is_counted: threading.Event) -> None:
             with slots.held(wanted):
-                all_hold.wait(30)
-                is_counted.wait(30)
+                all_hold.wait(PATIENCE_SECONDS)
+                is_counted.wait(PATIENCE_SECONDS)
 
         threads = [
             threading.Thread(target=batch, args=[slots, all_hold, is_counted]) for _ in range(16)
         ]
         for thread in threads:
             thread.start()
-        all_hold.wait(30)
+        all_hold.wait(PATIENCE_SECONDS)
         taken = limit.taken
         is_counted.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(PATIENCE_SECONDS)
         slots.release_idle()
         assert taken == 16
 
@@ -123,6 +130,7 @@ def test_batches_at_once_take_as_many_slots_and_never_more_than_there_are(limit:
     processes = [limit.new_slots(), limit.new_slots()]
     holders = most = 0
     counting = threading.Lock()
+    all_are_taken = threading.Barrier(3)
 
     def batch(slots: Slots) -> None:
         nonlocal holders, most
@@ -130,15 +138,15 @@ def test_batches_at_once_take_as_many_slots_and_never_more_than_there_are(limit:
             with counting:
                 holders += 1
                 most = max(most, holders)
-            time.sleep(0.05)
+            all_are_taken.wait(PATIENCE_SECONDS)
             with counting:
                 holders -= 1
 
-    threads = [threading.Thread(target=batch, args=[processes[n % 2]]) for n in range(16)]
+    threads = [threading.Thread(target=batch, args=[processes[n % 2]]) for n in range(18)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_SECONDS)
     assert most == 3
     assert holders == 0
     wait_until(lambda: limit.taken == 0)
@@ -150,7 +158,7 @@ def test_a_batch_that_is_no_longer_wanted_waits_no_longer(limit: Limit) -> None:
     deadline = time.monotonic() + 0.5
     with limit.new_slots().held(wanted), slots.held(lambda: time.monotonic() < deadline):
         assert limit.taken == 1
-        assert time.monotonic() - deadline < 2
+        assert time.monotonic() - deadline < LEASE_SECONDS / 2
 
 
 @contextmanager
@@ -172,17 +180,16 @@ def sync_process(world: World, **settings: str) -> Iterator[subprocess.Popen[byt
 
 def test_two_runs_at_once_share_the_concurrency(world: World) -> None:
     world.add_tenants(60)
-    world.hub.misbehave({"delay_ms": 30})
+    world.hub.misbehave({"delay_ms": 100})
     settings = {"ADMIN_CONCURRENCY": "3", "ADMIN_MAX_TASK_RUNS": "20"}
     with sync_process(world, **settings) as first, sync_process(world, **settings) as second:
-        assert (first.wait(60), second.wait(60)) == (0, 0)
+        assert (first.wait(PATIENCE_SECONDS), second.wait(PATIENCE_SECONDS)) == (0, 0)
     statuses = [run["status"] for run in world.database.sync_runs.find()]
     assert statuses == ["success", "success"]
     assert world.database.sync_steps.count_documents({"ok": True}) == 120
     assert world.hub.stats()["max_in_flight"] == 3
 
 
-@pytest.mark.timeout(180)
 def test_a_killed_process_blocks_the_next_run_no_longer_than_its_lease(world: World) -> None:
     world.add_tenants(1)
     world.hub.misbehave({"delay_ms": 60_000, "attempts": [1]})
@@ -192,5 +199,5 @@ def test_a_killed_process_blocks_the_next_run_no_longer_than_its_lease(world: Wo
         doomed.send_signal(signal.SIGKILL)
     started = time.monotonic()
     with sync_process(world, **settings) as following:
-        assert following.wait(LEASE_SECONDS + 60) == 0
-    assert time.monotonic() - started < LEASE_SECONDS + 30
+        assert following.wait(PATIENCE_SECONDS) == 0
+    assert time.monotonic() - started < 3 * LEASE_SECONDS, "that is no lease of ours"

@@ -194,7 +194,7 @@ def test_at_most_concurrency_requests_are_in_flight(
 ) -> None:
     monkeypatch.setenv("ADMIN_CONCURRENCY", "4")
     world.add_tenants(40)
-    world.hub.misbehave({"delay_ms": 80})
+    world.hub.misbehave({"delay_ms": 200})
     world.sync(entities=["tenant"])
     assert world.hub.stats()["max_in_flight"] == 4
 

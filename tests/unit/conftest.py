@@ -5,7 +5,6 @@ from unittest.mock import Mock
 
 import mongomock
 import pytest
-from hypothesis import settings
 from pymongo.collection import Collection
 from pymongo.database import Database
 
@@ -17,10 +16,6 @@ from tasks.trail.steps import STEP_INDEXES, Steps
 from tests.trail_documents import OPTIONS
 
 Document = dict[str, Any]
-
-# How long an example takes says how busy the machine is.
-settings.register_profile("unit", deadline=None)
-settings.load_profile("unit")
 
 
 @pytest.fixture

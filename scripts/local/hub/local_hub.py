@@ -95,13 +95,9 @@ class LocalHub:
         self._store.clear()
 
     def _respond(self, request: HttpRequest) -> Answer:
-        entity_type = ENTITY_TYPE_BY_PATH.get(request.path)
-        if request.method == "POST" and entity_type is not None:
-            return self._upsert(entity_type, request)
-        return self._control(request)
-
-    def _control(self, request: HttpRequest) -> Answer:
         match request.method, request.path:
+            case "POST", path if path in ENTITY_TYPE_BY_PATH:
+                return self._upsert(ENTITY_TYPE_BY_PATH[path], request)
             case "GET", "/_hub/requests":
                 return json_answer(HTTPStatus.OK, [asdict(seen) for seen in self.log.requests()])
             case "GET", "/_hub/stats":

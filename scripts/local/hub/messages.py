@@ -1,4 +1,4 @@
-"""What comes to the hub and what it answers."""
+"""The upserts that come to the hub, and its answers."""
 
 import json
 import re

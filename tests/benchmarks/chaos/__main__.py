@@ -1,4 +1,4 @@
-"""The chaos benchmark: syncs with a violent event in their midst, and whether the trail is true."""
+"""The chaos benchmark: syncs with a fault in their midst, and checks of what they leave."""
 
 import argparse
 import signal
@@ -13,8 +13,8 @@ from rich.console import Console
 from scripts.local.process import StartFailed
 from tests.benchmarks.chaos.events import Event
 from tests.benchmarks.chaos.parts import chaos_parts
-from tests.benchmarks.chaos.report import print_report, told, write_json
-from tests.benchmarks.chaos.rounds import Round, RoundPlan, play
+from tests.benchmarks.chaos.report import print_report, summary, write_json
+from tests.benchmarks.chaos.rounds import RoundPlan, RoundResult, run_round
 
 _OUTPUT: Final = Path(__file__).parents[3] / ".local" / "benchmarks" / "chaos.json"
 _WIDTH_IN_A_FILE: Final = 150
@@ -24,33 +24,33 @@ _console: Final = Console(
 
 
 def main() -> int:
-    """Play the rounds, print and write what came of them; 1 when something was not as it must.
+    """Run the rounds, print and write their results; 1 when there was a violation.
 
-    Ctrl-C ends it with 130; what has been played by then is told.
+    Ctrl-C ends it with 130; the rounds that have ended by then are reported.
     """
     arguments = _arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    rounds: list[Round] = []
+    results: list[RoundResult] = []
     try:
-        for played in _rounds(arguments):
-            rounds.append(played)
-            _console.log(told(played), markup=False)
+        for result in _results(arguments):
+            results.append(result)
+            _console.log(summary(result), markup=False)
     except StartFailed as failure:
         _console.print(str(failure), style="red", markup=False)
         return 1
     except KeyboardInterrupt:
         return 130
     finally:
-        print_report(rounds, _console)
-        write_json(rounds, arguments.json)
-    return int(any(played.violations for played in rounds))
+        print_report(results, _console)
+        write_json(results, arguments.json)
+    return int(any(result.violations for result in results))
 
 
-def _rounds(arguments: argparse.Namespace) -> Iterator[Round]:
+def _results(arguments: argparse.Namespace) -> Iterator[RoundResult]:
     with chaos_parts() as parts:
         events = islice(cycle(arguments.event), arguments.rounds)
         for seed, event in enumerate(events, start=arguments.seed):
-            yield play(parts, RoundPlan.drawn(seed, event, arguments.items))
+            yield run_round(parts, RoundPlan.drawn(seed, event, arguments.items))
 
 
 def _arguments() -> argparse.Namespace:

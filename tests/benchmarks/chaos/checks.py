@@ -1,4 +1,4 @@
-"""What must be true after a round, whatever was killed: each check yields violations."""
+"""Checks of what a round leaves, whatever was killed: each yields violations."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from tests.benchmarks.chaos.workload import Items
 from tests.benchmarks.workload import Document
 
 MOST_SENT_AGAIN: Final = 100
-"""As many records may a kill lose."""
+"""Number of records that a kill may lose."""
 _SHOWN: Final = 3
 _STATUS_BY_TYPE: Final = {
     "COMPLETED": "success",
@@ -27,7 +27,7 @@ AT_ITS_END: Final = frozenset({"success", "partial"})
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a round has left behind; `states` are Prefect's, by flow run."""
+    """Everything that a round leaves; `states` are Prefect's, by flow run."""
 
     items: Items
     ledger: Ledger
@@ -40,21 +40,21 @@ class Evidence:
 
 
 def violations(evidence: Evidence) -> list[str]:
-    """Return all that is not as it must be."""
+    """Return the violations of all checks."""
     return [violation for check in _CHECKS for violation in check(evidence)]
 
 
-def is_true_status(run: Document | None, state: PrefectState) -> bool:
-    """Whether a run has ended in Prefect and its document says how."""
+def has_ended(run: Document | None, state: PrefectState) -> bool:
+    """Whether a run has ended in Prefect and its document has the same end."""
     return run is not None and state.is_final and run["status"] == _status_of(state)
 
 
 def _items_are_in(evidence: Evidence) -> Iterator[str]:
     held, expected = evidence.ledger.items, evidence.items.valid
-    yield from _told("are not in", [item for item in expected if item not in held])
+    yield from _listed("are not in", [item for item in expected if item not in held])
     other = [item for item in expected if item in held and held[item] != expected[item]]
-    yield from _told("are in at another version or with another body", other)
-    yield from _told("are in and should not be", [item for item in held if item not in expected])
+    yield from _listed("are in at another version or with another body", other)
+    yield from _listed("are in and should not be", [item for item in held if item not in expected])
 
 
 def _one_step_an_item(evidence: Evidence) -> Iterator[str]:
@@ -62,8 +62,8 @@ def _one_step_an_item(evidence: Evidence) -> Iterator[str]:
     for run in evidence.runs:
         steps = Counter(_item_of(step) for step in evidence.steps_of(run))
         repeated = [item for item, count in steps.items() if count > 1]
-        yield from _told(f"have more than one step in {_named(run)}", repeated)
-        yield from _told(f"have a step in {_named(run)} and are unknown", steps.keys() - known)
+        yield from _listed(f"have more than one step in {_named(run)}", repeated)
+        yield from _listed(f"have a step in {_named(run)} and are unknown", steps.keys() - known)
         unchanged = sum(stage["unchanged"] for stage in run["stages"])
         dealt_with = steps.total() + unchanged
         if run["status"] in AT_ITS_END and dealt_with != evidence.items.count:
@@ -76,7 +76,7 @@ def _one_step_an_item(evidence: Evidence) -> Iterator[str]:
 def _valid_items_are_recorded_as_in(evidence: Evidence) -> Iterator[str]:
     recorded = {_item_of(step) for step in evidence.steps if step["ok"]}
     missing = [item for item in evidence.items.valid if item not in recorded]
-    yield from _told("have no successful step in any run", missing)
+    yield from _listed("have no successful step in any run", missing)
 
 
 def _totals_equal_steps(evidence: Evidence) -> Iterator[str]:
@@ -91,13 +91,13 @@ def _totals_equal_steps(evidence: Evidence) -> Iterator[str]:
                 yield from _differences(name, stage, own, [stage])
 
 
-def _every_run_has_ended_truly(evidence: Evidence) -> Iterator[str]:
+def _every_run_has_ended(evidence: Evidence) -> Iterator[str]:
     documents = {run["flow_run_id"]: run for run in evidence.runs}
     for flow_run_id, state in evidence.states.items():
         run = documents.get(flow_run_id)
         if run is None:
             yield f"flow run {flow_run_id} has no document; Prefect says {state}"
-        elif not is_true_status(run, state):
+        elif not has_ended(run, state):
             yield f"{_named(run)}, Prefect says {state}"
 
 
@@ -125,7 +125,7 @@ _CHECKS: Final[Sequence[Callable[[Evidence], Iterator[str]]]] = (
     _one_step_an_item,
     _valid_items_are_recorded_as_in,
     _totals_equal_steps,
-    _every_run_has_ended_truly,
+    _every_run_has_ended,
     _no_stage_runs_in_an_ended_run,
     _one_body_a_request_id,
     _little_is_sent_again,
@@ -137,10 +137,10 @@ def _status_of(state: PrefectState) -> str:
 
 
 def _differences(
-    name: str, told: Document, steps: Sequence[Document], stages: Sequence[Document]
+    name: str, recorded: Document, steps: Sequence[Document], stages: Sequence[Document]
 ) -> Iterator[str]:
     counted = _counted(steps, unchanged=sum(stage["unchanged"] for stage in stages))
-    totals = {count: told[count] for count in _COUNTS}
+    totals = {count: recorded[count] for count in _COUNTS}
     if totals != counted:
         yield f"{name} says {totals}, its steps say {counted}"
 
@@ -161,8 +161,8 @@ def _named(run: Document) -> str:
     return f"run {run['_id']} ({run['mode']}, {run['status']})"
 
 
-def _told(what: str, items: Iterable[ItemKey]) -> Iterator[str]:
+def _listed(problem: str, items: Iterable[ItemKey]) -> Iterator[str]:
     found = sorted(map(str, items))
     if found:
         examples = ", ".join(found[:_SHOWN])
-        yield f"{len(found)} items {what}, such as {examples}"
+        yield f"{len(found)} items {problem}, such as {examples}"

@@ -1,4 +1,4 @@
-"""The violent events: what is killed, cut or stalled in the midst of a sync, and brought back."""
+"""The events in the midst of a sync: a process or server is killed or stalled, and comes back."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -12,7 +12,7 @@ from tests.benchmarks.chaos.parts import Parts
 
 
 class Event(StrEnum):
-    """One kind of violence."""
+    """A kind of event."""
 
     FLOW_RUN_KILLED = "flow-run-killed"
     WORKER_KILLED = "worker-killed"
@@ -26,8 +26,8 @@ class Event(StrEnum):
 
 
 @dataclass(frozen=True)
-class Strike:
-    """An event, after how many requests to Stage 1 it comes, and how long it lasts.
+class ScheduledEvent:
+    """An event that comes after `at_request` requests to Stage 1 and lasts `seconds`.
 
     A server that is killed is away for that long, and for the time of its start.
     """
@@ -37,7 +37,7 @@ class Strike:
     seconds: float
 
     def carry_out(self, parts: Parts, flow_run_id: str) -> None:
-        """Do it to the parts, or to the flow run's process; at the return all parts are back."""
+        """Carry the event out on the parts or the flow run; returns when all parts are back."""
         match self.event:
             case Event.FLOW_RUN_KILLED:
                 _kill(parts.processes_of(flow_run_id))
@@ -79,4 +79,4 @@ SECONDS: Final[Mapping[Event, float]] = {
     Event.PREFECT_STALLED: 3.0,
     Event.MONGOD_STALLED: 3.0,
 }
-"""How long an event lasts in the long form."""
+"""Duration of each event in the long form."""

@@ -1,4 +1,4 @@
-"""How Stage 1 misbehaves in a round: decided by seed, request id and attempt, so repeatable."""
+"""The faults of Stage 1 in a round: seed, request id and attempt decide them, so they repeat."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -58,7 +58,7 @@ class PlannedFault:
 
 @dataclass(frozen=True)
 class FaultPlan:
-    """The faults of a round, against a client that waits `timeout_seconds` for an answer."""
+    """The faults of a round; the client waits `timeout_seconds` for an answer."""
 
     seed: int
     timeout_seconds: float

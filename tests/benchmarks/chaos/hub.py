@@ -27,7 +27,7 @@ class ChaosHub(LocalHub):
         self._is_awake.set()
 
     def begin(self, plan: FaultPlan) -> None:
-        """Forget everything and misbehave by another plan."""
+        """Forget everything and take another plan."""
         self.reset()
 
         def planned(seen: SeenRequest) -> Fault | None:
@@ -38,13 +38,13 @@ class ChaosHub(LocalHub):
         self.faults = planned
 
     def go_down(self, seconds: float) -> None:
-        """Refuse and cut all connections for that long; what was accepted stays."""
+        """Refuse connections for that long, and cut those that are open; nothing is forgotten."""
         self.stop()
         time.sleep(seconds)
         self.start()
 
     def stall(self, seconds: float) -> None:
-        """Let every request that comes wait; blocks as long."""
+        """Let each request that comes in this time wait until its end."""
         self._is_awake.clear()
         time.sleep(seconds)
         self._is_awake.set()

@@ -33,7 +33,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Stage 1's side of a round."""
+    """The requests to Stage 1, in the order in which they came, and the accepted items."""
 
     requests: Sequence[SeenRequest]
     items: dict[ItemKey, Accepted]
@@ -48,7 +48,7 @@ class Ledger:
 
     @property
     def resent(self) -> int:
-        """Number of requests that came after a client had been told that the item is in."""
+        """Number of requests that came after Stage 1 had confirmed their item to a client."""
         confirmed_at = {
             seen.request_id: seen.answered_at
             for seen in reversed(self.requests)

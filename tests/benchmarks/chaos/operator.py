@@ -1,4 +1,4 @@
-"""What an operator does with the syncs: start one, retry one, look at its state."""
+"""An operator of the syncs: starts one, retries one, reads its state."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,7 +28,7 @@ class PrefectState:
 
 
 class Operator:
-    """Somebody with a shell and Prefect's API."""
+    """A person with a shell and Prefect's API."""
 
     def __init__(self, parts: Parts) -> None:
         self._environment = parts.environment
@@ -46,7 +46,7 @@ class Operator:
         return str(flow_run["id"])
 
     def retry(self, flow_run_id: str) -> None:
-        """Let a run that has ended go on."""
+        """Retry a run that has ended."""
         run_in_repository(self._environment, "prefect", "flow-run", "retry", flow_run_id)
 
     def state(self, flow_run_id: str) -> PrefectState:
@@ -54,7 +54,7 @@ class Operator:
         return PrefectState(state["type"], state["name"], state["message"] or "")
 
     def give_up(self, flow_run_id: str) -> None:
-        """Say of a run whose process is gone that it has crashed."""
+        """Set a run whose process is gone to Crashed."""
         crashed = {"type": "CRASHED", "message": "given up at the end of a round"}
         self._post(f"/flow_runs/{flow_run_id}/set_state", {"state": crashed, "force": True})
 

@@ -1,4 +1,4 @@
-"""The parts of all rounds: each a process that can be killed, started again and stalled."""
+"""The parts of all rounds: servers that can be killed, started again and stalled."""
 
 import os
 import signal
@@ -23,14 +23,14 @@ from scripts.local.hub import upsert_urls
 from scripts.local.mongod import local_mongod
 from scripts.local.prefect import local_prefect_server
 from scripts.local.process import free_port, running
-from tests.benchmarks.arena import REPOSITORY
 from tests.benchmarks.chaos.hub import TOKEN, ChaosHub
 from tests.benchmarks.parts import Part, as_part, environment_without_settings
+from tests.benchmarks.testbed import REPOSITORY
 from tests.benchmarks.workload import Document
 
 DATABASE: Final = "chaos"
 TIMEOUT_SECONDS: Final = 0.5
-"""How long the sync waits for an answer of Stage 1."""
+"""Longest time that the sync waits for an answer of Stage 1."""
 _SERVER_SETTINGS: Final = {
     # A run that waits for the one before it looks again that soon.
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "3",
@@ -57,7 +57,7 @@ class Server:
         self.part = self._starts.enter_context(self._start())
 
     def kill(self) -> None:
-        """SIGKILL; returns when the process has gone. What it has started itself goes on."""
+        """Send SIGKILL; returns when the process has ended. Its own child processes go on."""
         os.kill(self.part.pid, signal.SIGKILL)
         os.waitid(os.P_PID, self.part.pid, os.WEXITED | os.WNOWAIT)
 
@@ -68,7 +68,7 @@ class Server:
         self.start()
 
     def stall(self, seconds: float) -> None:
-        """Let the process stand still for that long."""
+        """Stop the process for that long, with SIGSTOP and SIGCONT."""
         os.kill(self.part.pid, signal.SIGSTOP)
         try:
             time.sleep(seconds)
@@ -76,13 +76,13 @@ class Server:
             os.kill(self.part.pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """Stop what each start has left."""
+        """Stop everything that was started."""
         self._starts.close()
 
 
 @dataclass(frozen=True)
 class Parts:
-    """All that a sync needs, and the database that it works on."""
+    """Everything that a sync needs, and the database that it works on."""
 
     mongodb: Server
     prefect: Server
@@ -106,9 +106,9 @@ class Parts:
 
 @contextmanager
 def chaos_parts(**sync_settings: str) -> Iterator[Parts]:
-    """Start all parts, with their data in a folder that is gone afterwards.
+    """Start all parts, with their data in a temporary folder.
 
-    The settings are more variables for the worker and its syncs.
+    `sync_settings` are more variables for the worker and its syncs.
     """
     with (
         tempfile.TemporaryDirectory(prefix="chaos-") as folder,
@@ -163,7 +163,7 @@ def _server(parts: ExitStack, start: Callable[[], AbstractContextManager[Part]])
 
 @contextmanager
 def _hub(data: Path) -> Iterator[ChaosHub]:
-    """Run a hub over a MongoDB of its own, which stays up when that of the sync is killed."""
+    """Run a hub over a MongoDB of its own: that of the sync is killed and stalled."""
     with (
         local_mongod(data) as uri,
         MongoClient[Document](uri) as client,

@@ -1,4 +1,4 @@
-"""One round: a sync, a violent event in its midst, what an operator does then, and the checks."""
+"""One round: a sync, events in its midst, an operator's follow-up, and the checks."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -11,8 +11,8 @@ from typing import Final, Self
 import httpx
 import psutil  # type: ignore[import-untyped]
 
-from tests.benchmarks.chaos.checks import AT_ITS_END, Evidence, is_true_status, violations
-from tests.benchmarks.chaos.events import SECONDS, Event, Strike
+from tests.benchmarks.chaos.checks import AT_ITS_END, Evidence, has_ended, violations
+from tests.benchmarks.chaos.events import SECONDS, Event, ScheduledEvent
 from tests.benchmarks.chaos.faults import FaultPlan
 from tests.benchmarks.chaos.operator import Operator
 from tests.benchmarks.chaos.parts import TIMEOUT_SECONDS, Parts
@@ -21,7 +21,7 @@ from tests.benchmarks.workload import Document
 
 MOST_FOLLOW_UPS: Final = 3
 END_SECONDS: Final = 150.0
-"""How long a run may take to its true end, a dead one too."""
+"""Longest time until Prefect and the run's document agree on its end, that of a dead run too."""
 _REACH_SECONDS: Final = 90.0
 _EXIT_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.2
@@ -29,7 +29,7 @@ _REACH_POLL_SECONDS: Final = 0.005
 
 
 class FollowUp(StrEnum):
-    """What the operator does after the event."""
+    """The operator's action after the events."""
 
     RESUME = "resume"
     NEXT_RUN = "next run"
@@ -37,34 +37,35 @@ class FollowUp(StrEnum):
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """What happens in a round: its faults by the seed, its strikes in order, what comes then."""
+    """The course of a round: faults decided by the seed, events in order, then the follow-up."""
 
     seed: int
     items: int
-    strikes: tuple[Strike, ...]
+    schedule: tuple[ScheduledEvent, ...]
     follow_up: FollowUp
 
     @classmethod
     def drawn(cls, seed: int, event: Event, items: int) -> Self:
-        """Draw the moment of an event: after 5% to 95% of the requests of a faultless run.
+        """Return a plan with one event, after 5% to 95% of the requests of a faultless run.
 
         The same seed and event make the same plan.
         """
         at_request = round(Random(seed).uniform(0.05, 0.95) * items)
         follow_up = FollowUp.RESUME if seed % 2 else FollowUp.NEXT_RUN
-        return cls(seed, items, (Strike(event, at_request, SECONDS[event]),), follow_up)
+        return cls(seed, items, (ScheduledEvent(event, at_request, SECONDS[event]),), follow_up)
 
     def __str__(self) -> str:
-        strikes = ", ".join(f"{s.event} after {s.at_request} requests" for s in self.strikes)
-        return f"seed {self.seed}: {strikes}, then {self.follow_up}"
+        schedule = ", ".join(f"{s.event} after {s.at_request} requests" for s in self.schedule)
+        return f"seed {self.seed}: {schedule}, then {self.follow_up}"
 
 
 @dataclass(frozen=True)
-class Round:
-    """What came of a round.
+class RoundResult:
+    """The result of a round.
 
-    `resent` items were sent again though Stage 1 had confirmed them. `end_seconds` passed from the
-    last strike to the true end of the run that it struck, None: it never came.
+    `faults` counts requests by their fault. `resent` requests came although Stage 1 had confirmed
+    the item. `end_seconds` is the time from the last event until the first run had ended, None
+    where it never did.
     """
 
     plan: RoundPlan
@@ -78,38 +79,38 @@ class Round:
 
     @property
     def events(self) -> set[Event]:
-        return {strike.event for strike in self.plan.strikes}
+        return {scheduled.event for scheduled in self.plan.schedule}
 
 
-def play(parts: Parts, plan: RoundPlan) -> Round:
-    """Play a round on parts that all are up; they are up and idle again at its end."""
+def run_round(parts: Parts, plan: RoundPlan) -> RoundResult:
+    """Run a round on parts that are all up; at its end they are up and idle again."""
     started = time.monotonic()
     parts.database.client.drop_database(parts.database)
     items = insert_items(parts.database, plan.items, plan.seed)
     faults = FaultPlan(plan.seed, TIMEOUT_SECONDS)
     parts.hub.begin(faults)
-    course = _Course(parts, items)
+    execution = _Execution(parts, items)
     try:
-        course.run(plan)
-        evidence = course.evidence()
+        execution.run(plan)
+        evidence = execution.evidence()
     finally:
-        course.clear_away()
+        execution.clean_up()
     ledger = evidence.ledger
-    return Round(
+    return RoundResult(
         plan,
-        (*course.violations, *violations(evidence)),
+        (*execution.violations, *violations(evidence)),
         len(ledger.requests),
         faults.counts(ledger.requests),
         ledger.resent,
-        course.follow_ups,
-        course.end_seconds,
+        execution.follow_ups,
+        execution.end_seconds,
         time.monotonic() - started,
     )
 
 
 @dataclass
-class _Course:
-    """The course that a round takes."""
+class _Execution:
+    """A round in progress."""
 
     parts: Parts
     items: Items
@@ -123,14 +124,14 @@ class _Course:
         self._database = self.parts.database
 
     def run(self, plan: RoundPlan) -> None:
-        struck = self._start("full")
-        for strike in plan.strikes:
-            self._strike(strike, struck)
-        struck_at = time.monotonic()
+        first = self._start("full")
+        for scheduled in plan.schedule:
+            self._carry_out(scheduled, first)
+        last_event_at = time.monotonic()
         if plan.follow_up is FollowUp.NEXT_RUN:
             self._start_next()
-        if self._has_ended_truly(struck):
-            self.end_seconds = time.monotonic() - struck_at
+        if self._has_ended(first):
+            self.end_seconds = time.monotonic() - last_event_at
         elif plan.follow_up is FollowUp.RESUME:
             return
         self._follow_up(plan.follow_up)
@@ -144,8 +145,8 @@ class _Course:
             {flow_run_id: self._operator.state(flow_run_id) for flow_run_id in self.flow_runs},
         )
 
-    def clear_away(self) -> None:
-        """Leave no process and no unfinished run behind."""
+    def clean_up(self) -> None:
+        """End all processes and unfinished runs of the round."""
         _within(_EXIT_SECONDS, lambda: not self._processes())
         for process in self._processes():
             process.kill()
@@ -153,15 +154,13 @@ class _Course:
             self._operator.give_up(flow_run_id)
         self._operator.close()
 
-    def _strike(self, strike: Strike, flow_run_id: str) -> None:
-        hub = self.parts.hub
+    def _carry_out(self, scheduled: ScheduledEvent, flow_run_id: str) -> None:
+        event, at_request = scheduled.event, scheduled.at_request
         if not _within(
-            _REACH_SECONDS, lambda: hub.has_seen(strike.at_request), _REACH_POLL_SECONDS
+            _REACH_SECONDS, lambda: self.parts.hub.has_seen(at_request), _REACH_POLL_SECONDS
         ):
-            self.violations.append(
-                f"{strike.event} came too late: Stage 1 did not see {strike.at_request} requests"
-            )
-        strike.carry_out(self.parts, flow_run_id)
+            self.violations.append(f"{event} came too late: not after {at_request} requests")
+        scheduled.carry_out(self.parts, flow_run_id)
 
     def _follow_up(self, follow_up: FollowUp) -> None:
         while self._may_go_on() and self.follow_ups < MOST_FOLLOW_UPS:
@@ -183,9 +182,9 @@ class _Course:
         self._operator.retry(self.flow_runs[-1])
 
     def _may_go_on(self) -> bool:
-        """Whether the latest run has ended, and something is not in that could be."""
+        """Whether the latest run has ended and a valid item is not in."""
         latest = self.flow_runs[-1]
-        if not self._has_ended_truly(latest):
+        if not self._has_ended(latest):
             return False
         run = self._database.sync_runs.find_one({"flow_run_id": latest})
         return run is None or run["status"] not in AT_ITS_END or not self._only_invalid_failed(run)
@@ -194,10 +193,10 @@ class _Course:
         not_in = {"run_id": run["_id"], "ok": False}
         return self._database.sync_steps.count_documents(not_in) == len(self.items.invalid)
 
-    def _has_ended_truly(self, flow_run_id: str) -> bool:
+    def _has_ended(self, flow_run_id: str) -> bool:
         return _within(
             END_SECONDS,
-            lambda: is_true_status(
+            lambda: has_ended(
                 self._database.sync_runs.find_one({"flow_run_id": flow_run_id}),
                 self._operator.state(flow_run_id),
             ),
@@ -210,7 +209,7 @@ class _Course:
 def _within(
     seconds: float, condition: Callable[[], bool], poll_seconds: float = _POLL_SECONDS
 ) -> bool:
-    """Whether a condition came true by then; a Prefect that doesn't answer says no."""
+    """Whether the condition holds within this time; not while Prefect does not answer."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with suppress(httpx.HTTPError):

@@ -1,4 +1,4 @@
-"""What is synced in a round: valid items at versions of their own, and a few invalid ones."""
+"""The items of a round: valid ones at random versions, and a few invalid ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _NEWEST_VERSION: Final = 99
 
 @dataclass(frozen=True)
 class Items:
-    """The items of a round: what Stage 1 should hold of each valid one, and the invalid ones."""
+    """The content that Stage 1 should hold of each valid item, and the keys of invalid items."""
 
     valid: Mapping[ItemKey, Accepted]
     invalid: frozenset[ItemKey]
@@ -29,7 +29,7 @@ class Items:
 
 
 def insert_items(database: Database[Document], count: int, seed: int) -> Items:
-    """Fill an empty database with `count` valid items, evenly over the types, and invalid ones."""
+    """Fill an empty database with `count` valid items, as many of each type, and invalid ones."""
     dice = Random(seed)
     valid: dict[ItemKey, Accepted] = {}
     invalid: set[ItemKey] = set()

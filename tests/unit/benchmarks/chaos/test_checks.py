@@ -1,4 +1,4 @@
-"""The chaos benchmark's own eyes: each kind of violation is seen, and a true trail has none."""
+"""The checks of the chaos benchmark see each kind of violation, and none where there is none."""
 
 from dataclasses import replace
 from typing import Any

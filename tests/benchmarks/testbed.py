@@ -1,4 +1,4 @@
-"""One measured run's surroundings: a database with its documents, and a hub that has nothing."""
+"""The testbed of a measured run: a database with its documents, and a hub that has nothing."""
 
 import json
 import uuid
@@ -24,8 +24,8 @@ _TOKEN: Final = "benchmark-token-7d3e"
 
 
 @dataclass(frozen=True)
-class Arena:
-    """Where a contender runs."""
+class Testbed:
+    """The servers, the database and the hub that a contender works with."""
 
     parts: Parts
     workload: Workload
@@ -34,7 +34,7 @@ class Arena:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables of a contender's process; nothing of this machine's own settings."""
+        """The variables of a contender's process, without this machine's own settings."""
         return {
             **environment_without_settings(),
             "PYTHONPATH": str(REPOSITORY),
@@ -50,7 +50,7 @@ class Arena:
         }
 
     def write_requests(self) -> Path:
-        """Write what our flow would send, for contenders that read no database."""
+        """Write the requests that our flow would send, for contenders that read no database."""
         path = self.parts.scratch / f"{self.database.name}.json"
         urls = self.hub.upsert_urls
         stages = [
@@ -69,13 +69,13 @@ class Arena:
 
 
 @contextmanager
-def arena(parts: Parts, workload: Workload) -> Iterator[Arena]:
-    """Fill a fresh database and start a fresh hub; both are gone afterwards."""
+def new_testbed(parts: Parts, workload: Workload) -> Iterator[Testbed]:
+    """Fill a fresh database and start a fresh hub; both are removed afterwards."""
     name = f"benchmark_{uuid.uuid4().hex[:12]}"
     client: MongoClient[Document] = MongoClient(parts.mongodb.address, tz_aware=True)
     with client, fast_hub(parts.scratch / "hub.log", workload.latency_ms) as hub:
         _insert(client[name], workload)
-        yield Arena(parts, workload, hub, client[name])
+        yield Testbed(parts, workload, hub, client[name])
         client.drop_database(name)
 
 

@@ -1,4 +1,4 @@
-"""What a contender's process says of its own work: time, CPU and memory."""
+"""Measures the time, CPU time and memory of a contender, inside its process."""
 
 import re
 import resource
@@ -17,20 +17,20 @@ _KILOBYTE: Final = 1024
 
 
 @dataclass(frozen=True)
-class Effort:
-    """What a piece of work took of this process; imports are in the memory only."""
+class ResourceUsage:
+    """Resources that this process used; imports count in `peak_rss_bytes` only."""
 
     seconds: float
     cpu_seconds: float
     peak_rss_bytes: int
 
 
-def measured(work: Callable[[], Result]) -> tuple[Effort, Result]:
-    """Do the work and say what it took."""
+def measured(work: Callable[[], Result]) -> tuple[ResourceUsage, Result]:
+    """Do the work and measure it."""
     started, cpu_started = time.perf_counter(), time.process_time()
     result = work()
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    return Effort(seconds, cpu_seconds, _peak_rss_bytes()), result
+    return ResourceUsage(seconds, cpu_seconds, _peak_rss_bytes()), result
 
 
 def _peak_rss_bytes() -> int:
