@@ -124,14 +124,14 @@ def test_while_mongodb_refuses_steps_wait_and_the_next_flush_writes_them_in_orde
 def test_a_step_that_is_recorded_while_a_write_fails_comes_after(
     database: Database[Document], retry: MongoRetry
 ) -> None:
-    run_id = ObjectId()
+    run_id, steps = ObjectId(), Mock()
+    buffer = StepBuffer(steps, retry)
 
     def fail(*_: Any, **__: Any) -> None:
         buffer.record(new_step(run_id, attempts=2))
         raise WriteError("no", 121, {"code": 121})
 
-    steps = Mock(**{"bulk_write.side_effect": fail})
-    buffer = StepBuffer(steps, retry)
+    steps.bulk_write.side_effect = fail
     buffer.record(new_step(run_id, error=TRANSIENT, attempts=1))
     with pytest.raises(MongoRefused):
         buffer.flush()
