@@ -20,7 +20,16 @@ from pymongo.database import Database
 from scripts.local.process import free_port
 from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, Document, Hub, wait_until
 
-LEFT_OUT = (".venv", ".local", ".git", ".env", "__pycache__", ".*_cache", ".hypothesis")
+LEFT_OUT = (
+    ".venv",
+    ".local",
+    ".git",
+    ".env",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+    "pytest-cache-files-*",
+)
 
 
 def copy_repository(folder: Path) -> Path:
