@@ -22,7 +22,7 @@ _UNAUTHORIZED: Final = 13
 _AUTHENTICATION_FAILED: Final = 18
 _VALIDATION: Final = 121
 _INDEX_CONFLICTS: Final = (85, 86)
-_RIGHT: Final = re.compile(r'not authorized on (\S+) to execute command \{ (\w+): "([^"]*)"')
+_RIGHT: Final = re.compile(r'not authorized on (\S+) to execute command \{ (\w+): (?:"([^"]*)")?')
 _UNIQUE: Final = re.compile(r"collection: (\S+) index: (\S+)")
 _INDEX_NAME: Final = re.compile(r'name: \\?"([^"\\]+)')
 
@@ -96,8 +96,9 @@ def _forbidden(cause: str, fault: Mapping[str, Any]) -> str:
         )
     if right := _RIGHT.search(fault.get("errmsg", "")):
         database, command, collection = right.groups()
+        place = f"{database}.{collection}" if collection else f"the database {database}"
         return (
-            f"MongoDB does not allow {command} on {database}.{collection} ({cause}): "
+            f"MongoDB does not allow {command} on {place} ({cause}): "
             "grant the user of MONGODB_URI that right"
         )
     return (
@@ -117,4 +118,5 @@ def _reason(fault: Mapping[str, Any]) -> str:
         name = _INDEX_NAME.search(text)
         index = f" {name[1]}" if name else ""
         return f"the index{index} is there with other options: drop it, and it is made anew"
-    return f"error {fault.get('codeName', '')} {code or ''}".strip()
+    known = [str(part) for part in (fault.get("codeName"), code) if part]
+    return f"error {' '.join(known)}" if known else "it gives no code"

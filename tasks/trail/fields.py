@@ -1,6 +1,7 @@
 """Types that the fields of the trail's documents share."""
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import Annotated, Any
 
 from bson import ObjectId
@@ -26,9 +27,15 @@ class Record(BaseModel):
 
 def stored(record: Record) -> dict[str, Any]:
     """Return a record as it is stored: with the fields that are not shown."""
-    fields = type(record).model_fields.items()
-    hidden = {name: getattr(record, name) for name, field in fields if field.exclude}
-    return record.model_dump(by_alias=True) | hidden
+    document = record.model_dump(by_alias=True)
+    for name in _hidden_fields(type(record)):
+        document[name] = getattr(record, name)
+    return document
+
+
+@cache
+def _hidden_fields(record_type: type[Record]) -> tuple[str, ...]:
+    return tuple(name for name, field in record_type.model_fields.items() if field.exclude)
 
 
 def _object_id(text: object) -> ObjectId:

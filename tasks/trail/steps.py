@@ -208,7 +208,7 @@ class Steps:
     @mongo_operation
     def first_errors(self, run_id: RunId) -> list[RunErrorRecord]:
         """Return the oldest errors of a run, `ERRORS_SHOWN` at most."""
-        failed = self._steps.find({"run_id": run_id, "ok": False}).sort("created_at", ASCENDING)
+        failed = self._steps.find({"run_id": run_id, "ok": False}).sort(OLDEST_FIRST)
         return [
             RunErrorRecord.model_validate({**step, **step["error"]})
             for step in failed.limit(ERRORS_SHOWN)

@@ -24,7 +24,16 @@ from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, Document, Hub,
 
 _LOOKS_AGAIN_SOON = {"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5"}
 """A run that waits for the one before it does so every 30 seconds otherwise."""
-LEFT_OUT = (".venv", ".local", ".git", ".env", "__pycache__", ".*_cache", ".hypothesis")
+LEFT_OUT = (
+    ".venv",
+    ".local",
+    ".git",
+    ".env",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+    "pytest-cache-files-*",
+)
 
 
 def copy_repository(folder: Path) -> Path:

@@ -4,14 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from prefect.events.worker import EventsWorker
-from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from pymongo import MongoClient
 
 from scripts.local.mongod import local_mongod
 from scripts.local.prefect import local_prefect_server
-from tests.integration.world import Hub, World, started_hub
+from tests.integration.world import Hub, World, prefect_at, started_hub
 
 
 @pytest.fixture(scope="session")
@@ -34,13 +31,8 @@ def prefect_home(
 
 @pytest.fixture(scope="session")
 def prefect_api_url(prefect_home: Path) -> Iterator[str]:
-    with (
-        local_prefect_server(prefect_home) as url,
-        temporary_settings({PREFECT_API_URL: url}),
-    ):
+    with local_prefect_server(prefect_home) as url, prefect_at(url):
         yield url
-        APILogWorker.instance().drain()
-        EventsWorker.drain_all(timeout=30)
 
 
 @pytest.fixture(scope="session")

@@ -21,14 +21,14 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events import Event
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, Settings, temporary_settings
+from prefect.settings import Settings
 from prefect.states import Completed, Crashed, Late, Running, State, Suspended
 
 from deployments.automations import ALERT_BLOCK, ALERTS, DIED, died_automation, put_automations
 from flows.admin_sync import admin_sync, sync_stage
 from scripts.local.prefect import local_prefect_server
 from tasks.settings import AlertSettings
-from tests.integration.world import REPOSITORY, Hub, World, wait_until
+from tests.integration.world import REPOSITORY, Hub, World, prefect_at, wait_until
 
 MARKED_PATH = "/hooks/marked-9d27"
 SILENCE = timedelta(seconds=30)
@@ -103,7 +103,7 @@ def deployed(
     """A Prefect server of its own: its alerts must not be those of other tests."""
     with local_prefect_server(prefect_home_in(home)) as url:
         deploy(url, ADMIN_ALERT_WEBHOOK_URL=receiver.url)
-        with temporary_settings({PREFECT_API_URL: url}):
+        with prefect_at(url):
             yield url
 
 

@@ -14,7 +14,6 @@ import bson
 import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from pymongo import MongoClient
 
 from scripts.local.prefect import local_prefect_server
@@ -28,6 +27,7 @@ from tests.integration.world import (
     Document,
     World,
     http,
+    prefect_at,
     wait_until,
 )
 
@@ -175,7 +175,7 @@ def _all_is_marked(
     set_all(monkeypatch, SERVER_AT_DEBUG)
     with (
         local_prefect_server(prefect_home_in(tmp_path / "prefect")) as url,
-        temporary_settings({PREFECT_API_URL: url}),
+        prefect_at(url),
     ):
         world.environment |= {
             **AT_DEBUG,

@@ -20,6 +20,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterParentFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pymongo import MongoClient
 
 from flows.admin_sync import admin_sync
@@ -50,6 +53,24 @@ def wait_until(condition: Callable[[], Answer | None], poll_seconds: float = 0.1
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(poll_seconds)
     return answer
+
+
+@contextmanager
+def prefect_at(api_url: str) -> Iterator[None]:
+    """Use a Prefect server in this process, for its events and logs too.
+
+    Prefect has one worker for each, which stays with the server that it was started for: they end
+    with the block, and before it.
+    """
+    _end_workers_of_prefect()
+    with temporary_settings({PREFECT_API_URL: api_url}):
+        yield
+        _end_workers_of_prefect()
+
+
+def _end_workers_of_prefect() -> None:
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=30, at_exit=False)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, WriteError
 
 from tasks.mongo import MongoRetry
 from tasks.mongo_errors import MongoRefused, MongoUnavailable
@@ -119,6 +119,26 @@ def test_while_mongodb_refuses_steps_wait_and_the_next_flush_writes_them_in_orde
     first, second = database.sync_steps.find().sort("_id")
     assert (first["source_id"], first["ok"]) == (1, True), "an older step was written last"
     assert (second["source_id"], second["ok"]) == (2, True)
+
+
+def test_a_step_that_is_recorded_while_a_write_fails_comes_after(
+    database: Database[Document], retry: MongoRetry
+) -> None:
+    run_id, steps = ObjectId(), Mock()
+    buffer = StepBuffer(steps, retry)
+
+    def fail(*_: Any, **__: Any) -> None:
+        buffer.record(new_step(run_id, attempts=2))
+        raise WriteError("no", 121, {"code": 121})
+
+    steps.bulk_write.side_effect = fail
+    buffer.record(new_step(run_id, error=TRANSIENT, attempts=1))
+    with pytest.raises(MongoRefused):
+        buffer.flush()
+    steps.bulk_write.side_effect = database.sync_steps.bulk_write
+    buffer.flush()
+    (step,) = database.sync_steps.find()
+    assert (step["attempts"], step["ok"]) == (2, True)
 
 
 def test_one_step_that_is_refused_keeps_no_other_out(

@@ -132,6 +132,11 @@ def test_a_uri_that_can_not_be_used(error: PyMongoError) -> None:
             "grant the user of MONGODB_URI that right",
         ),
         (
+            unauthorized('getMore: 7, $db: "t"'),
+            "allow getMore on the database t (OperationFailure): "
+            "grant the user of MONGODB_URI that right",
+        ),
+        (
             failure(13, "command find requires authentication", "Unauthorized"),
             "allow this without a user that may (OperationFailure): "
             "check that MONGODB_URI names one",
@@ -173,11 +178,12 @@ NOT_DURABLE = {"code": 64, "codeName": "WriteConcernFailed", "errmsg": "timed ou
         ),
         (failure(2, "can't $divide 'marked' by zero", "BadValue"), "error BadValue 2"),
         (failure(11000, "of an unknown form: marked", "DuplicateKey"), "error DuplicateKey 11000"),
+        (failure(11000, "of an unknown form: marked", ""), "error 11000"),
         (WriteConcernError("timed out", 64, NOT_DURABLE), "error WriteConcernFailed 64"),
         (bulk(lost=(NOT_DURABLE,)), "error WriteConcernFailed 64"),
-        (bulk(), "error"),
-        (OperationFailure("marked"), "error"),
-        (InvalidOperation("marked"), "error"),
+        (bulk(), "it gives no code"),
+        (OperationFailure("marked"), "it gives no code"),
+        (InvalidOperation("marked"), "it gives no code"),
     ],
 )
 def test_a_mongodb_that_refuses(error: PyMongoError, reason: str) -> None:

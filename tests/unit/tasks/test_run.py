@@ -50,6 +50,7 @@ def test_a_run_that_is_stopped_sends_nothing_more_anywhere(world: RunInMemory, w
     run = world.open()
     reason = StopReason("somebody stopped it")
     if where == "here":
+        assert run.gate.is_open(), "it looks at the trail once a second"
         run.stop(reason)
     else:
         world.trail.stops.stop(run.id, reason)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from tasks.trail.fields import Record, RunKey, UtcTime
+from tasks.trail.fields import Record, RunKey, UtcTime, stored
 
 RUN_ID = ObjectId("507f1f77bcf86cd799439011")
 
@@ -36,6 +36,24 @@ def test_a_time_is_shown_in_utc_to_the_millisecond() -> None:
     in_mexico = datetime(2023, 12, 31, 18, 0, 0, 7_999, tzinfo=timezone(timedelta(hours=-6)))
     assert '"at":"2024-01-01T00:00:00.007Z"' in Sample(at=in_mexico).model_dump_json()
     assert Sample(at=in_mexico).model_dump()["at"] is in_mexico
+
+
+def test_a_record_is_stored_with_the_fields_that_it_does_not_show() -> None:
+    class Told(Record):
+        reason: str = Field(alias="class")
+
+    class WithHidden(Sample):
+        told: Told
+        hidden: int = Field(7, exclude=True)
+
+    record = WithHidden.model_validate({"told": {"class": "permanent"}})
+    assert "hidden" not in record.model_dump()
+    assert stored(record) == {
+        "key": RUN_ID,
+        "at": record.at,
+        "told": {"class": "permanent"},
+        "hidden": 7,
+    }
 
 
 def test_a_record_leaves_out_what_it_does_not_know_and_never_changes() -> None:
