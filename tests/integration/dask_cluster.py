@@ -4,6 +4,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ import pytest
 from distributed import Client
 
 from scripts.local.process import free_port, running
-from tests.integration.world import PATIENCE_SECONDS, REPOSITORY
+from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, Document, World, wait_until
 
 WORKERS = ("worker-a", "worker-b")
 THREADS_PER_WORKER = 4
+MOST_UNRECORDED = 100
+"""As many records may a process lose that is killed or cut off."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +80,22 @@ def _is_up(address: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def assert_counted_to_the_end(world: World) -> Document:
+    """Wait until nothing more is sent: what is on record is what the run tells of."""
+    runs, steps = world.database.sync_runs, world.database.sync_steps
+
+    def is_told() -> bool:
+        run, stored = runs.find_one() or {}, world.hub.stats()["stored"]["tenant"]
+        time.sleep(2)
+        return (
+            run["totals"]["total"] == run["stages"][0]["total"] == steps.count_documents({})
+            and run["totals"]["success"] == steps.count_documents({"ok": True})
+            and 0 <= stored - run["totals"]["success"] <= MOST_UNRECORDED
+            and stored == world.hub.stats()["stored"]["tenant"]
+        )
+
+    wait_until(is_told)
+    run: Document = runs.find_one() or {}
+    return run

@@ -3,17 +3,32 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
 from distributed import Client
 from prefect.client.orchestration import get_client
 
+from flows.audit_sweep import end_dead_runs
 from flows.task_runners import stage_runner
-from tasks.settings import read_settings
+from tasks.settings import read_mongo_settings, read_settings
 from tasks.slots import LIMIT_NAME
-from tests.integration.dask_cluster import WORKERS, Cluster, running_cluster
-from tests.integration.world import REPOSITORY, World, stage_runs, task_runs
+from tests.integration.dask_cluster import (
+    WORKERS,
+    Cluster,
+    assert_counted_to_the_end,
+    running_cluster,
+)
+from tests.integration.served import process
+from tests.integration.world import (
+    PATIENCE_SECONDS,
+    REPOSITORY,
+    World,
+    stage_runs,
+    task_runs,
+    wait_until,
+)
 
 DEFAULT_DASHBOARD_PORT = 8787
 IMPATIENT = {
@@ -124,6 +139,20 @@ def test_what_one_worker_stops_is_recorded_by_all_under_its_code(
     assert {step["error"]["code"] for step in skipped} == {"HUB_UNAVAILABLE"}
     assert len(skipped) == 405 - len({request["key"] for request in world.hub.requests()})
     assert run.document["totals"]["total"] == len(run.steps) == 405
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_workers_stop_when_the_flow_run_is_dead(world: World, tmp_path: Path) -> None:
+    world.add_tenants(400)
+    world.hub.misbehave({"delay_ms": 1000})
+    settings = {name: os.environ[name] for name in os.environ if name.startswith(("ADMIN", "DASK"))}
+    with process(world, "scripts.sync_now", log_path=tmp_path / "sync.log", **settings) as sync:
+        wait_until(lambda: len(world.hub.requests()) >= 20)
+        sync.kill()
+        sync.wait(PATIENCE_SECONDS)
+    (flow_run_id,) = end_dead_runs(read_mongo_settings(), silent_seconds=0)
+    assert assert_counted_to_the_end(world)["flow_run_id"] == flow_run_id
+    assert len(world.hub.requests()) < 400 - 100, "batches went on to their end"
 
 
 def test_without_a_scheduler_the_run_has_a_cluster_of_its_own(

@@ -1,23 +1,22 @@
-"""Parts of a Dask cluster die, or the run does: nothing is lost, and nothing goes on."""
+"""Parts of a Dask cluster die: nothing is lost, and nothing goes on."""
 
-import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from flows.audit_sweep import end_dead_runs
-from tasks.settings import read_mongo_settings
-from tests.integration.dask_cluster import WORKERS, Cluster, running_cluster
-from tests.integration.served import forget_slots, process
-from tests.integration.world import PATIENCE_SECONDS, Document, World, wait_until
+from tests.integration.dask_cluster import (
+    WORKERS,
+    Cluster,
+    assert_counted_to_the_end,
+    running_cluster,
+)
+from tests.integration.served import forget_slots
+from tests.integration.world import World, wait_until
 
 TENANTS = 400
-MOST_UNRECORDED = 100
-"""As many records may a process lose that is killed or cut off."""
 
 
 @pytest.fixture
@@ -43,25 +42,6 @@ def killing(cluster: Cluster, name: str, world: World) -> Iterator[None]:
     killer.join()
 
 
-def assert_counted_to_the_end(world: World) -> Document:
-    """Wait until nothing more is sent: what is on record is what the run tells of."""
-    runs, steps = world.database.sync_runs, world.database.sync_steps
-
-    def is_told() -> bool:
-        run, stored = runs.find_one() or {}, world.hub.stats()["stored"]["tenant"]
-        time.sleep(2)
-        return (
-            run["totals"]["total"] == run["stages"][0]["total"] == steps.count_documents({})
-            and run["totals"]["success"] == steps.count_documents({"ok": True})
-            and 0 <= stored - run["totals"]["success"] <= MOST_UNRECORDED
-            and stored == world.hub.stats()["stored"]["tenant"]
-        )
-
-    wait_until(is_told)
-    run: Document = runs.find_one() or {}
-    return run
-
-
 def test_a_worker_that_is_killed_loses_nothing(world: World, cluster: Cluster) -> None:
     world.add_tenants(TENANTS)
     world.hub.misbehave({"delay_ms": 100})
@@ -83,19 +63,3 @@ def test_a_scheduler_that_is_killed_ends_the_run_and_its_workers(
     assert "scheduler" in run.document["message"]
     assert_counted_to_the_end(world)
     assert len(world.hub.requests()) < TENANTS
-
-
-def test_workers_stop_when_the_flow_run_is_dead(
-    world: World, cluster: Cluster, tmp_path: Path
-) -> None:
-    world.add_tenants(TENANTS)
-    world.hub.misbehave({"delay_ms": 1000})
-    settings = {name: os.environ[name] for name in os.environ if name.startswith(("ADMIN", "DASK"))}
-    with process(world, "scripts.sync_now", log_path=tmp_path / "sync.log", **settings) as sync:
-        wait_until(lambda: len(world.hub.requests()) >= 20)
-        sync.kill()
-        sync.wait(PATIENCE_SECONDS)
-    assert cluster.process_ids
-    (flow_run_id,) = end_dead_runs(read_mongo_settings(), silent_seconds=0)
-    assert assert_counted_to_the_end(world)["flow_run_id"] == flow_run_id
-    assert len(world.hub.requests()) < TENANTS - 100, "batches went on to their end"
