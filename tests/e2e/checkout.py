@@ -1,6 +1,5 @@
 """What an end-to-end test holds in its hands: a fresh checkout, and the doors it opens."""
 
-import json
 import os
 import shutil
 import signal
@@ -14,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pymongo import MongoClient
 from pymongo.database import Database
 
@@ -98,9 +100,23 @@ class Served:
         settings = {"PREFECT_API_URL": f"{self.dashboard_url}/api", "PATH": path}
         return run(self.checkout, *command, **{**settings, **variables})
 
-    def inspect(self, *command: str) -> Any:
-        """Run a Prefect command and return what it prints as JSON."""
-        return json.loads(self.command("prefect", *command, "-o", "json").stdout)
+    @contextmanager
+    def prefect(self) -> Iterator[SyncPrefectClient]:
+        with (
+            temporary_settings({PREFECT_API_URL: f"{self.dashboard_url}/api"}),
+            get_client(sync_client=True) as client,
+        ):
+            yield client
+
+    def deployment(self, name: str = "admin-sync/full") -> DeploymentResponse:
+        with self.prefect() as client:
+            return client.read_deployment_by_name(name)
+
+    def start(self, deployment: str = "admin-sync/full") -> str:
+        """Start a sync without waiting for it; returns its flow-run id."""
+        with self.prefect() as client:
+            deployment_id = client.read_deployment_by_name(deployment).id
+            return str(client.create_flow_run_from_deployment(deployment_id).id)
 
     def newest_run(self) -> Document:
         """Return the run that began last, once there is one."""
@@ -111,8 +127,8 @@ class Served:
         with self.database() as database:
             return list(database.sync_steps.find({"run_id": run["_id"]}).sort({"created_at": 1}))
 
-    def run_until_ended(self, run_id: Any) -> Document:
-        has_ended = {"_id": run_id, "finished_at": {"$ne": None}}
+    def run_until_ended(self, **match: Any) -> Document:
+        has_ended = {**match, "finished_at": {"$ne": None}}
         with self.database() as database:
             return wait_until(lambda: database.sync_runs.find_one(has_ended))
 
@@ -123,7 +139,7 @@ def serving(checkout: Path) -> Iterator[Served]:
     with subprocess.Popen(
         ["./scripts/serve", "--prefect-port", "0"],
         cwd=checkout,
-        env={**os.environ, "ADMIN_API_PORT": str(free_port())},
+        env={**os.environ, "ADMIN_API_PORT": str(free_port()), **_LOOKS_AGAIN_SOON},
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

@@ -17,6 +17,7 @@ from tests.integration.world import PATIENCE_SECONDS, Document, http, wait_until
 
 pytestmark = pytest.mark.browser
 
+SCREENSHOTS = "README_SCREENSHOTS"
 STAGES = ["tenant", "client", "subtenant", "domain", "branding"]
 PATIENCE_MS = PATIENCE_SECONDS * 1000
 expect.set_options(timeout=PATIENCE_MS)
@@ -25,7 +26,7 @@ DEPLOYMENT_PAGE = re.compile(r"/deployments/deployment/[0-9a-f-]+(\?.*)?$")
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium() as browser:
+    with chromium(webgl=SCREENSHOTS in os.environ) as browser:
         yield browser
 
 
@@ -40,8 +41,8 @@ def page(browser: Browser, served: Served) -> Iterator[Page]:
 
 @pytest.fixture
 def screenshots(tmp_path: Path) -> Path:
-    """Where pictures go: the README's folder when `README_SCREENSHOTS` names it."""
-    return Path(os.environ.get("README_SCREENSHOTS", tmp_path))
+    """Where pictures go: the README's folder when a variable names it."""
+    return Path(os.environ.get(SCREENSHOTS, tmp_path))
 
 
 def open_form(page: Page, served: Served) -> None:
@@ -108,7 +109,7 @@ def test_fill_the_form_run_it_and_see_what_came_of_it(
 
     page.get_by_role("link", name="summary").click()
     expect(cell(page, "subtenant")).to_be_visible()
-    run = served.run_until_ended(run["_id"])
+    run = served.run_until_ended(_id=run["_id"])
     assert (run["status"], run["trigger"]) == ("success", "the dashboard")
 
 
@@ -139,7 +140,7 @@ def press(page: Page, button: str, confirm: str) -> None:
 
 def test_retry_goes_on_in_the_same_run(page: Page, served: Served) -> None:
     served.hub.misbehave({"entity_type": "domain", "status": 404, "code": "NOT_FOUND"})
-    run = served.run_until_ended(start(served))
+    run = served.run_until_ended(_id=start(served))
     assert run["status"] == "partial"
     sent_before = len(served.hub.requests())
     served.hub.misbehave()
@@ -163,14 +164,14 @@ def test_cancel_ends_a_run(page: Page, served: Served) -> None:
     page.goto(f"{served.dashboard_url}/runs/flow-run/{run['flow_run_id']}")
     press(page, "Cancel", confirm="Confirm")
     expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()
-    assert served.run_until_ended(run["_id"])["status"] == "cancelled"
+    assert served.run_until_ended(_id=run["_id"])["status"] == "cancelled"
 
 
 def test_failures_can_be_looked_up(page: Page, served: Served, screenshots: Path) -> None:
     refusal = {"status": 404, "code": "NOT_FOUND", "message": "the client does not exist"}
     served.hub.misbehave({"entity_type": "domain", **refusal})
     run_id = start(served)
-    run = served.run_until_ended(served.newest_run()["_id"])
+    run = served.run_until_ended(_id=served.newest_run()["_id"])
     assert run["_id"] == run_id
 
     page.goto(f"{served.dashboard_url}/runs/flow-run/{run['flow_run_id']}")

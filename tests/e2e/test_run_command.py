@@ -3,7 +3,7 @@
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from pymongo import MongoClient
 
 from scripts.local.hub import upsert_urls
 from scripts.local.mongod import local_mongod
+from scripts.local.prefect import local_prefect_server
 from scripts.local.process import free_port
 from tests.e2e.checkout import processes_of, run
 from tests.integration.world import PATIENCE_SECONDS, wait_until
@@ -52,11 +53,15 @@ def test_a_second_run_reinstalls_nothing_and_sees_the_first_ones_trail(
 
 @pytest.mark.usefixtures("first_run")
 def test_what_the_settings_name_is_used_and_nothing_stands_in(
-    checkout: Path, tmp_path: Path
+    checkout: Path, prefect_home_in: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     nobody = upsert_urls(f"http://127.0.0.1:{free_port()}")
-    with local_mongod(tmp_path / "mongodb") as uri:
-        named = {"MONGODB_URI": uri, **nobody, "ADMIN_RETRY_MAX": "0"}
+    with (
+        local_mongod(tmp_path / "mongodb") as uri,
+        local_prefect_server(prefect_home_in(tmp_path / "prefect")) as prefect_api_url,
+    ):
+        servers = {"MONGODB_URI": uri, "PREFECT_API_URL": prefect_api_url}
+        named = {**servers, **nobody, "ADMIN_RETRY_MAX": "0"}
         without_token = run(checkout, "./scripts/run", **named)
         assert without_token.returncode == 2
         assert "ADMIN_SYNC_TOKEN is missing" in without_token.stderr
@@ -66,6 +71,7 @@ def test_what_the_settings_name_is_used_and_nothing_stands_in(
         assert "0 of 0 items are in" in empty.stdout
         assert "MongoDB  " not in empty.stdout
         assert "Stage 1 hub" not in empty.stdout
+        assert "Prefect  " not in empty.stdout
         with MongoClient(uri) as client:
             source = client["identity_backoffice"].source_tenants
             source.insert_one({"id": "acme", "name": "Acme", "version": 1})
