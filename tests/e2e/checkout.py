@@ -22,6 +22,8 @@ from pymongo.database import Database
 from scripts.local.process import free_port
 from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, Document, Hub, wait_until
 
+_LOOKS_AGAIN_SOON = {"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5"}
+"""A run that waits for the one before it does so every 30 seconds otherwise."""
 LEFT_OUT = (
     ".venv",
     ".local",
