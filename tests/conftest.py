@@ -42,25 +42,29 @@ settings.register_profile(
 settings.load_profile("tests")
 
 _LONGEST_FIRST = (
-    "tests/e2e/test_run_command.py",
-    "tests/e2e/test_doors.py",
-    "tests/e2e/test_dashboard.py",
-    "tests/integration/test_slots.py::test_a_killed_process_blocks_the_next_run_no_longer_than",
-    "tests/integration/test_chaos.py",
-    "tests/integration/test_api.py",
-    "tests/integration/test_alerts.py",
-    "tests/integration/test_dask.py",
-    "tests/integration/test_intruders.py",
-    "tests/integration/test_mongodb_rights.py",
+    ("tests/e2e/test_dashboard.py", "tests/e2e/test_doors.py"),
+    ("tests/e2e/test_run_command.py",),
+    ("tests/integration/test_slots.py::test_a_killed_process_blocks_the_next_run_no_longer_than",),
+    ("tests/integration/test_chaos.py",),
+    ("tests/integration/test_api.py",),
+    ("tests/integration/test_alerts.py",),
+    ("tests/integration/test_dask.py",),
+    ("tests/integration/test_intruders.py",),
+    ("tests/integration/test_mongodb_rights.py",),
 )
-"""What is run first. The tests of a file that stands here share servers: one worker takes them."""
+"""What is run first, by how its ids begin; what stands in one line shares servers, in this order.
+
+With `-n`, one worker takes all of a line, and of the rest a test at a time.
+"""
 
 
-def _place(nodeid: str) -> int:
-    for place, start in enumerate(_LONGEST_FIRST):
-        if nodeid.startswith(start):
-            return place
-    return len(_LONGEST_FIRST)
+def _place(nodeid: str) -> tuple[int, int]:
+    """Return the line, and the place in it; what is in none comes last."""
+    for line, starts in enumerate(_LONGEST_FIRST):
+        for place, start in enumerate(starts):
+            if nodeid.startswith(start):
+                return line, place
+    return len(_LONGEST_FIRST), 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,11 +72,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class _Scheduling(LoadScopeScheduling):
-    """With `-n`, a worker takes the tests of a file that share servers, or a single test."""
+    """Hands the tests to workers in their order, each line of `_LONGEST_FIRST` to one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        place = _place(nodeid)
-        return _LONGEST_FIRST[place] if place < len(_LONGEST_FIRST) else nodeid
+        line, _ = _place(nodeid)
+        return nodeid if line == len(_LONGEST_FIRST) else _LONGEST_FIRST[line][0]
 
     def _reschedule(self, node: WorkerController) -> None:
         """Keep no more than one test waiting behind the one that runs, which may take long."""

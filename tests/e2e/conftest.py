@@ -29,7 +29,8 @@ def installed_checkout(
     return checkout
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def served(installed_checkout: Path) -> Iterator[Served]:
+    """The doors of an installed checkout; the last test of test_doors.py closes them."""
     with serving(installed_checkout) as served:
         yield served

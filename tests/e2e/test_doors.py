@@ -1,15 +1,18 @@
 """Every door that `./scripts/serve` opens, as an operator uses it."""
 
 import json
+import signal
 import subprocess
 from datetime import datetime, timedelta
 from typing import Any
 
-import httpx
 import pytest
+from bson import ObjectId
+from pymongo import MongoClient
 
-from tests.e2e.checkout import Served
-from tests.integration.world import http, wait_until
+from scripts.local.mongod import local_mongod
+from tests.e2e.checkout import Served, processes_of
+from tests.integration.world import PATIENCE_SECONDS, Document, http, wait_until
 
 START = ("prefect", "deployment", "run", "admin-sync/full")
 
@@ -58,11 +61,18 @@ def test_the_command_line_starts_a_sync_and_tells_how_it_ended(served: Served) -
     assert len(served.steps_of(run)) == 5
 
 
-def test_the_command_line_fails_when_the_sync_does(served: Served) -> None:
-    served.hub.misbehave({"entity_type": "client", "code": "NOT_FOUND", "message": "no such thing"})
-    watched = sync_and_watch(served)
+@pytest.fixture(scope="module")
+def watched_failure(served: Served) -> tuple[subprocess.CompletedProcess[str], Document]:
+    """The command line that watched a sync of which one item failed, and the sync's run."""
+    served.hub.misbehave({"entity_type": "domain", "code": "NOT_FOUND", "message": "no such host"})
+    return sync_and_watch(served), served.newest_run()
+
+
+def test_the_command_line_fails_when_the_sync_does(
+    watched_failure: tuple[subprocess.CompletedProcess[str], Document],
+) -> None:
+    watched, run = watched_failure
     assert watched.returncode != 0
-    run = served.newest_run()
     assert run["status"] == "partial"
     assert [error["code"] for error in run["errors"]] == ["NOT_FOUND"]
 
@@ -148,18 +158,15 @@ def test_the_rest_api_from_start_to_steps(served: Served) -> None:
     assert listed["items"][0]["id"] == run_id
     third = http.post(f"{served.api_url}/admin/sync/run")
     assert third.status_code == 202
-    served.run_until_ended(_id=_run_id_of(served, third))
+    third_id = third.json()["run_id"]
+    assert http.post(f"{served.api_url}/admin/sync/runs/{third_id}/cancel").status_code == 202
+    served.run_until_ended(_id=ObjectId(third_id))
 
 
-def _run_id_of(served: Served, started: httpx.Response) -> Any:
-    run = served.newest_run()
-    assert str(run["_id"]) == started.json()["run_id"]
-    return run["_id"]
-
-
-def test_a_run_leaves_progress_a_summary_and_its_failures(served: Served) -> None:
-    served.hub.misbehave({"entity_type": "domain", "code": "NOT_FOUND", "message": "no such host"})
-    run = served.run_until_ended(flow_run_id=served.start())
+def test_a_run_leaves_progress_a_summary_and_its_failures(
+    served: Served, watched_failure: tuple[subprocess.CompletedProcess[str], Document]
+) -> None:
+    _, run = watched_failure
     artifacts = wait_until(
         lambda: found if "failures" in (found := artifacts_of(served, run["flow_run_id"])) else None
     )
@@ -233,3 +240,19 @@ def test_a_port_that_is_taken_is_told(served: Served) -> None:
     assert second.returncode == 1
     assert f"can't listen on 127.0.0.1:{port}" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+def test_ctrl_c_in_the_middle_of_a_sync_ends_all_that_was_started(served: Served) -> None:
+    """The last test of these doors: they are closed after it."""
+    served.hub.misbehave({"delay_ms": 3000})
+    started = http.post(f"{served.api_url}/admin/sync/run")
+    assert started.status_code == 202
+    wait_until(lambda: served.hub.stats()["in_flight"])
+    served.process.send_signal(signal.SIGINT)
+    assert served.process.wait(PATIENCE_SECONDS) == 0
+    wait_until(lambda: not processes_of(served.checkout))
+    data = served.checkout / ".local" / "mongodb"
+    with local_mongod(data) as uri, MongoClient[Document](uri) as client:
+        (run,) = client["identity_backoffice"].sync_runs.find().sort({"started_at": -1}).limit(1)
+    assert str(run["_id"]) == started.json()["run_id"]
+    assert run["status"] == "crashed"
