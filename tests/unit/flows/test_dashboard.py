@@ -1,14 +1,11 @@
-"""What a run is called, and who is said to have asked for it."""
+"""The name of a run in the dashboard."""
 
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from prefect.client.schemas.objects import FlowRun
 
 from flows.dashboard import name_of_run
-from flows.state_mirror import trigger_of
 from tasks.entities import ENTITY_NAMES
 from tasks.trail.runs import RunOptions, SyncMode
 
@@ -38,18 +35,3 @@ def test_a_run_is_named_after_what_it_does(asked: RunOptions, name: str) -> None
 
 def test_a_long_trigger_is_cut_in_the_name() -> None:
     assert len(name_of_run(options(trigger="x" * 200))) < 80
-
-
-@pytest.mark.parametrize(
-    ("parameters", "is_scheduled", "trigger"),
-    [
-        ({}, False, "manual"),
-        ({}, True, "schedule"),
-        ({"trigger": "manual"}, True, "schedule"),
-        ({"trigger": "after the import"}, False, "after the import"),
-        ({"trigger": "after the import"}, True, "after the import"),
-    ],
-)
-def test_who_asked(parameters: dict[str, str], is_scheduled: bool, trigger: str) -> None:
-    flow_run = FlowRun(flow_id=uuid.uuid4(), parameters=parameters, auto_scheduled=is_scheduled)
-    assert trigger_of(flow_run) == trigger
