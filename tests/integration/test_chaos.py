@@ -1,6 +1,7 @@
 """The chaos benchmark's short form: parts die or stall in the midst of a sync; nothing is lost."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,9 @@ ITEMS = 200
 
 
 @pytest.fixture(scope="module")
-def parts() -> Iterator[Parts]:
+def parts(prefect_home_in: Callable[[Path], Path]) -> Iterator[Parts]:
     # Half of the slots: a killed process does not give its own back for a minute.
-    with chaos_parts(ADMIN_MAX_TASK_RUNS="4") as parts:
+    with chaos_parts(prefect_home_in, ADMIN_MAX_TASK_RUNS="4") as parts:
         yield parts
 
 

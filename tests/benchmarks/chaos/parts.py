@@ -105,7 +105,9 @@ class Parts:
 
 
 @contextmanager
-def chaos_parts(**sync_settings: str) -> Iterator[Parts]:
+def chaos_parts(
+    prefect_home_in: Callable[[Path], Path] = Path, **sync_settings: str
+) -> Iterator[Parts]:
     """Start all parts, with their data in a temporary folder.
 
     `sync_settings` are more variables for the worker and its syncs.
@@ -117,7 +119,8 @@ def chaos_parts(**sync_settings: str) -> Iterator[Parts]:
         scratch = Path(folder)
         hub = parts.enter_context(_hub(scratch / "hub"))
         mongodb = _server(parts, partial(_mongod, scratch / "mongodb", free_port()))
-        prefect = _server(parts, partial(_prefect, scratch / "prefect", free_port()))
+        home = prefect_home_in(scratch / "prefect")
+        prefect = _server(parts, partial(_prefect, home, free_port()))
         environment = {
             **environment_without_settings(),
             **_SYNC_SETTINGS,

@@ -20,9 +20,9 @@ from tests.benchmarks.chaos.workload import Items, insert_items
 from tests.benchmarks.workload import Document
 
 MOST_FOLLOW_UPS: Final = 3
-END_SECONDS: Final = 150.0
+END_SECONDS: Final = 300.0
 """Longest time until Prefect and the run's document agree on its end, that of a dead run too."""
-_REACH_SECONDS: Final = 90.0
+_REACH_SECONDS: Final = 300.0
 _EXIT_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.2
 _REACH_POLL_SECONDS: Final = 0.005
