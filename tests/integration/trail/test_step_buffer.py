@@ -49,7 +49,10 @@ def soon(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def test_steps_wait_until_they_are_enough(database: Database[Document], buffer: StepBuffer) -> None:
+def test_steps_wait_until_they_are_enough(
+    database: Database[Document], buffer: StepBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.trail.step_buffer.SECONDS_BEHIND", 60.0)
     run_id = ObjectId()
     for number in range(STEPS_BEHIND - 1):
         buffer.record(new_step(run_id, number))

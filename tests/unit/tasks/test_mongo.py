@@ -50,7 +50,7 @@ def test_what_mongodb_refuses_is_not_tried_again(client: Any) -> None:
 
 
 def test_once_the_time_is_up_others_fail_at_once_until_mongodb_is_back(client: Any) -> None:
-    retry = MongoRetry(client, seconds=0.3)
+    retry = MongoRetry(client, seconds=1)
     first, attempts = failing(1_000, AutoReconnect("mongodb://user:marked@host"))
     with pytest.raises(MongoUnavailable, match="check MONGODB_URI") as raised:
         retry.call(first)

@@ -14,7 +14,7 @@ from prefect.exceptions import ObjectAlreadyExists
 
 from tasks.slots import LEASE_SECONDS, LIMIT_NAME, Slots, SlotsUnavailable
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 REQUEST = httpx.Request("POST", "http://prefect.example/api")
 UNREACHABLE = httpx.ConnectError("http://user:marked@prefect.example")
 
@@ -72,6 +72,12 @@ class Prefect:
 def status_error(status: int) -> httpx.HTTPStatusError:
     response = httpx.Response(status, headers={"Retry-After": "0.05"}, request=REQUEST)
     return httpx.HTTPStatusError(f"HTTP {status}", request=REQUEST, response=response)
+
+
+@pytest.fixture(autouse=True)
+def _idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a slow machine the time to look at a slot before it is released."""
+    monkeypatch.setattr("tasks.slots.IDLE_SECONDS", PATIENCE)
 
 
 def wanted() -> bool:

@@ -29,7 +29,7 @@ SOON = 20.0
 """Seconds: far beyond the timeout, even on a busy machine, far below what the peers here take."""
 ENDLESS = 60.0
 """Seconds that a peer takes which nobody stops."""
-PATIENCE = 30.0
+PATIENCE = 60.0
 DROP_SECONDS = 0.05
 QUESTION = b"?"
 PUBLIC_TLS = ssl.create_default_context()
