@@ -8,11 +8,11 @@ from prefect.client.schemas.objects import State
 from prefect.futures import wait
 from pydantic import Field
 
+from flows.artifacts import publish_results
 from flows.dashboard import (
     ProgressBoard,
     log_stage,
     name_of_current_run,
-    publish_results,
     task_runs_unlogged,
 )
 from flows.ending import end_run, end_stage, raise_unless_ended
@@ -22,7 +22,7 @@ from flows.task_runners import stage_runner
 from tasks.entities import ENTITY_NAMES, EntityName, in_sync_order
 from tasks.run import flow_run_of, run_here
 from tasks.settings import read_settings
-from tasks.stage import close_stage, plan_stage
+from tasks.stage import close_stage, plan_gone, plan_stage, require_source
 from tasks.trail.fields import RunId
 from tasks.trail.runs import RunOptions, SyncMode
 from tasks.trail.stages import StageTotals
@@ -47,6 +47,7 @@ async def admin_sync(
     mode: Mode = "full",
     dry_run: bool = False,
     skip_orphans: bool = False,
+    disable_gone: bool = False,
     trigger: Trigger = MANUAL,
 ) -> State[StageTotals]:
     """Carry the backoffice into Stage 1; fails when an item is not in, and says which.
@@ -57,20 +58,25 @@ async def admin_sync(
 
     Args:
         entities: What to sync; whatever the order here, it runs in sync order.
-        mode: `full` sends every item; `changed` only those that are new, have changed, or were
-            never confirmed: no run has a successful step for their current request id.
+        mode: `full` sends every item; `changed` only those that Stage 1 does not hold as they are:
+            new, changed, or not in by the last run.
         dry_run: Read, validate and decide as a real run does, but send nothing.
         skip_orphans: Do not send an item whose parent failed in this run with a permanent error.
+        disable_gone: Disable what Stage 1 holds and whose document is gone from the source, unless
+            more than a fifth of a type (and more than ten) are gone at once.
         trigger: Who or what asked for this run; free text, for the audit trail.
     """
     settings = read_settings()
     selected = in_sync_order(entities)
-    options = RunOptions(trigger, tuple(selected), SyncMode(mode), dry_run, skip_orphans)
+    options = RunOptions(
+        trigger, tuple(selected), SyncMode(mode), dry_run, skip_orphans, disable_gone
+    )
     attempt = await asyncio.to_thread(begin_current_run, settings, options)
     with flow_run_of(attempt, settings) as run, stage_runner(settings) as task_runner:
         stage = sync_stage.with_options(task_runner=task_runner)
         progress = ProgressBoard(run)
         async with heartbeat(run):
+            await asyncio.to_thread(require_source, run, selected)
             for entity_type in selected:
                 with progress.showing(entity_type):
                     state = await stage(str(run.id), entity_type, return_state=True)
@@ -84,9 +90,13 @@ async def admin_sync(
 async def sync_stage(run_id: str, entity_type: EntityName) -> State[StageTotals]:
     """Upsert all items of one entity type, one task run a batch; fails when an item is not in."""
     run = run_here(RunId(run_id))
+    upsert = upsert_task(run.settings)
     batches = await asyncio.to_thread(plan_stage, run, entity_type)
     with run.stopping_on_error(), task_runs_unlogged():
-        futures = upsert_task(run.settings).map(unmapped(run.attempt), batches)
+        futures = upsert.map(unmapped(run.attempt), batches)
         await asyncio.to_thread(wait, futures)
-    tally = await asyncio.to_thread(close_stage, run, entity_type, batches, futures)
+        gone = await asyncio.to_thread(plan_gone, run, entity_type)
+        futures += upsert.map(unmapped(run.attempt), gone)
+        await asyncio.to_thread(wait, futures)
+    tally = await asyncio.to_thread(close_stage, run, entity_type, [*batches, *gone], futures)
     return await asyncio.to_thread(end_stage, run, entity_type, tally)

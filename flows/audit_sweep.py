@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Completed, Crashed
 
-from flows.dashboard import publish_results_of
+from flows.artifacts import publish_results_of
 from flows.state_mirror import FLOW_NAME, mirror_state
 from tasks.settings import MongoSettings, read_mongo_settings
 from tasks.trail.audit_trail import audit_trail

@@ -5,7 +5,7 @@ from typing import Any, Final
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Completed, Failed
 
-from tasks.errors import RUN_CANCELLED, StopReason
+from tasks.errors import GONE_TOO_MANY, RUN_CANCELLED, StopReason
 from tasks.trail.stages import RunStatus, StageTotals, Tally
 
 PARTIAL: Final = "Partial"
@@ -63,34 +63,42 @@ def conclusion(
     message = _failures(tally)
     if stopped_because is not None:
         message = f"Stopped by {stopped_because.message}. {message}"
-    name = _name_of_failure(totals, is_stopped=stopped_because is not None)
+    name = _name_of_failure(tally, is_stopped=stopped_because is not None)
     return Failed(name=name, message=message, data=SyncIncomplete(message, totals))
 
 
 def _items_in(totals: StageTotals) -> str:
     unchanged = f", {totals.unchanged} of them unchanged and not sent" if totals.unchanged else ""
-    return f"{totals.items_in} of {totals.total} items are in{unchanged}"
+    return f"{totals.items_in} of {totals.wanted} items are in{unchanged}{_besides(totals)}"
+
+
+def _besides(totals: StageTotals) -> str:
+    superseded, gone = totals.superseded, totals.gone
+    told = f"; {superseded} deleted duplicates are not sent" if superseded else ""
+    return told + (f"; {gone} are gone from the source, and still enabled" if gone else "")
 
 
 def _failures(tally: Tally) -> str:
     totals = tally.totals
-    not_sent = totals.skipped - totals.unchanged
+    not_sent = totals.skipped - totals.unchanged - totals.superseded
     skipped = f" and {not_sent} were skipped" if not_sent else ""
     by_frequency = sorted(tally.codes.items(), key=lambda code: (-code[1], code[0]))
     codes = ", ".join(f"{code} ({count})" for code, count in by_frequency)
-    return f"{totals.failed} of {totals.total} items failed{skipped}: {codes}"
+    failed = f"{totals.failed} of {totals.wanted} items failed{skipped}: {codes}"
+    return failed + _besides(totals)
 
 
 def _would_do(totals: StageTotals) -> str:
-    message = f"Dry run: {totals.would_send} of {totals.total} items would be sent"
+    message = f"Dry run: {totals.would_send} of {totals.wanted} items would be sent"
     if totals.unchanged:
         message += f", {totals.unchanged} are unchanged"
     if totals.failed:
         message += f", {totals.failed} would fail"
-    return message
+    return message + _besides(totals)
 
 
-def _name_of_failure(totals: StageTotals, *, is_stopped: bool) -> str | None:
+def _name_of_failure(tally: Tally, *, is_stopped: bool) -> str | None:
     if is_stopped:
         return STOPPED
-    return PARTIAL if totals.outcome is RunStatus.PARTIAL else None
+    is_partial = tally.totals.outcome is RunStatus.PARTIAL and GONE_TOO_MANY not in tally.codes
+    return PARTIAL if is_partial else None

@@ -4,8 +4,8 @@ from typing import Any
 
 from prefect.client.schemas.objects import State
 
+from flows.artifacts import publish_results_of
 from flows.conclusion import SyncIncomplete, conclusion, status_of
-from flows.dashboard import publish_results_of
 from flows.state_mirror import current_flow_run, mirror_state
 from tasks.run import Run
 from tasks.trail.stages import StageTotals, Tally

@@ -78,6 +78,7 @@ def options_of(flow_run: FlowRun) -> RunOptions:
         mode=SyncMode(asked.get("mode", SyncMode.FULL)),
         dry_run=asked.get("dry_run", False),
         skip_orphans=asked.get("skip_orphans", False),
+        disable_gone=asked.get("disable_gone", False),
     )
 
 

@@ -1,46 +1,43 @@
-"""Shows the latest runs, or what became of one, as the audit trail tells it."""
+"""Shows the latest runs, or what became of a run or an item, as the audit trail tells it."""
 
 import argparse
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
-from rich import box
 from rich.table import Table
 
+from scripts.item_tables import change_table, item_head, not_in_table, story_table
 from scripts.run_tables import (
-    count_columns,
-    counts_of,
     failure_table,
-    folding,
-    literal,
     literal_console,
-    number,
     print_table,
-    seconds_of,
+    run_head,
+    run_table,
+    slowest_table,
     stage_table,
-    status_text,
-    whole,
 )
+from tasks.entities import ENTITY_NAMES
 from tasks.mongo_errors import MongoError
 from tasks.settings import SettingsError, read_mongo_settings
 from tasks.trail.fields import RunId
-from tasks.trail.history import RunHistory, run_history
+from tasks.trail.history import Page, RunHistory, run_history
+from tasks.trail.item_history import ItemDetails, ItemHistory, item_history
+from tasks.trail.items import ItemRecord
 from tasks.trail.runs import RunRecord
 from tasks.trail.steps import StepRecord
 
 _COMMAND: Final = "python -m scripts.history"
-_RUNS_SHOWN: Final = 20
-_MOST_RUNS: Final = 10_000
-_FAILURES_SHOWN: Final = 50
+_SHOWN: Final = 20
+_MOST_SHOWN: Final = 10_000
+_STEPS_SHOWN: Final = 50
 _SLOWEST_SHOWN: Final = 10
 
 
-class NoSuchRun(LookupError):
-    """The audit trail has no run of the `run_id` that was asked for."""
+class NotOnRecord(LookupError):
+    """The audit trail has no run and no item of the name that was asked for."""
 
 
 class View(BaseModel, ABC):
@@ -59,28 +56,33 @@ class LatestRuns(View):
     runs: list[RunRecord]
 
     def tables(self) -> Iterator[Table]:
-        yield _run_table(self.runs)
+        yield run_table(self.runs)
 
 
 class RunDetails(View):
-    """A run, its first failures and its slowest items."""
+    """A run, its first failures, what it would change first, and its slowest items."""
 
     run: RunRecord
     failures: list[StepRecord]
+    changes: list[StepRecord]
     slowest: list[StepRecord]
 
     def tables(self) -> Iterator[Table]:
-        yield _head(self.run)
+        yield run_head(self.run)
         yield stage_table(self.run)
         if self.failures:
-            yield _failure_table(self.failures, caption=self._where_all_are())
+            yield _failure_table(self.failures, caption=self._where_all(self.failures, "--failed"))
+        if self.changes:
+            yield change_table(self.changes, self._where_all(self.changes, "--changes"))
         if self.slowest:
-            yield _slowest_table(self.slowest)
+            yield slowest_table(self.slowest)
 
-    def _where_all_are(self) -> str | None:
-        if len(self.failures) < _FAILURES_SHOWN:
+    def _where_all(self, steps: list[StepRecord], option: str) -> str | None:
+        if len(steps) < _STEPS_SHOWN:
             return None
-        return f"No more than {_FAILURES_SHOWN} are shown; all: {_COMMAND} {self.run.id} --failed"
+        return (
+            f"No more than {_STEPS_SHOWN} items are shown; all: {_COMMAND} {self.run.id} {option}"
+        )
 
 
 class RunFailures(View):
@@ -93,13 +95,43 @@ class RunFailures(View):
         yield _failure_table(self.failures, caption=caption)
 
 
+class RunChanges(View):
+    """All that a dry run would change."""
+
+    changes: list[StepRecord]
+
+    def tables(self) -> Iterator[Table]:
+        caption = None if self.changes else "Nothing is on record that would change"
+        yield change_table(self.changes, caption)
+
+
+class NotIn(View):
+    """Items that are not in now, longest first."""
+
+    not_in: Page[ItemRecord]
+
+    def tables(self) -> Iterator[Table]:
+        yield not_in_table(self.not_in)
+
+
+class Items(View):
+    """The items of a name: one, or one of each entity type that has it."""
+
+    items: list[ItemDetails]
+
+    def tables(self) -> Iterator[Table]:
+        for item in self.items:
+            yield from map(item_head, item.items)
+            yield story_table(item.history)
+
+
 def main() -> int:
-    """Print what the arguments ask for; 2 when there is no such run or no way to read it."""
-    arguments = _parser().parse_args()
+    """Print what the arguments ask for; 2 when there is no such thing or no way to read it."""
+    arguments = _arguments()
     try:
-        history = run_history(read_mongo_settings())
-        view = _view(history, arguments)
-    except (SettingsError, MongoError, NoSuchRun) as error:
+        settings = read_mongo_settings()
+        view = _view(run_history(settings), item_history(settings), arguments)
+    except (SettingsError, MongoError, NotOnRecord) as error:
         print(error, file=sys.stderr)
         return 2
     if arguments.json:
@@ -110,44 +142,63 @@ def main() -> int:
     return 0
 
 
+def _arguments() -> argparse.Namespace:
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.not_in and arguments.name is not None:
+        parser.error("--not-in takes no RUN_ID and no ITEM")
+    if arguments.changes and arguments.name is None:
+        parser.error("--changes asks for a RUN_ID")
+    return arguments
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=_COMMAND, description=__doc__)
     parser.add_argument(
-        "run_id", nargs="?", metavar="RUN_ID", help="show this run; else list the latest runs"
+        "name",
+        nargs="?",
+        metavar="RUN_ID | ITEM",
+        help="show this run, or this item: ENTITY_TYPE/NATURAL_KEY, or a natural key alone; "
+        "else list the latest runs",
     )
-    parser.add_argument(
+    lists = parser.add_mutually_exclusive_group()
+    lists.add_argument(
         "--failed",
         action="store_true",
         help="list only runs that ended without every item in; with RUN_ID, all of its failures",
     )
+    lists.add_argument(
+        "--changes", action="store_true", help="with RUN_ID of a dry run, all that would change"
+    )
+    lists.add_argument("--not-in", action="store_true", help="list the items that are not in now")
     parser.add_argument(
         "--limit",
-        type=_number_of_runs,
-        default=_RUNS_SHOWN,
+        type=_number_to_show,
+        default=_SHOWN,
         metavar="N",
-        help=f"how many runs to list (default {_RUNS_SHOWN})",
+        help=f"how many runs, items that are not in, or outcomes of an item (default {_SHOWN})",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser
 
 
-def _number_of_runs(text: str) -> int:
-    if text.isdecimal() and 1 <= int(text) <= _MOST_RUNS:
+def _number_to_show(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= _MOST_SHOWN:
         return int(text)
-    raise argparse.ArgumentTypeError(f"must be a number from 1 to {_MOST_RUNS}")
+    raise argparse.ArgumentTypeError(f"must be a number from 1 to {_MOST_SHOWN}")
 
 
-def _view(history: RunHistory, arguments: argparse.Namespace) -> View:
-    if arguments.run_id is None:
-        return _latest_runs(history, arguments.limit, only_failed=arguments.failed)
-    run = _existing_run(history, arguments.run_id)
-    if arguments.failed:
-        return RunFailures(failures=history.failures(run.id))
-    return RunDetails(
-        run=run,
-        failures=history.failures(run.id, _FAILURES_SHOWN),
-        slowest=history.slowest(run.id, _SLOWEST_SHOWN),
-    )
+def _view(runs: RunHistory, items: ItemHistory, arguments: argparse.Namespace) -> View:
+    if arguments.not_in:
+        return NotIn(not_in=items.items(1, arguments.limit, is_in=False))
+    if arguments.name is None:
+        return _latest_runs(runs, arguments.limit, only_failed=arguments.failed)
+    run = _run_named(runs, arguments.name)
+    if run is not None:
+        return _view_of_run(runs, run, arguments)
+    if arguments.failed or arguments.changes:
+        raise NotOnRecord(f"There is no run {arguments.name!r}; {_COMMAND} lists the latest runs")
+    return Items(items=_items_named(items, arguments.name, arguments.limit))
 
 
 def _latest_runs(history: RunHistory, limit: int, *, only_failed: bool) -> LatestRuns:
@@ -155,13 +206,31 @@ def _latest_runs(history: RunHistory, limit: int, *, only_failed: bool) -> Lates
     return LatestRuns(runs=runs)
 
 
-def _existing_run(history: RunHistory, run_id: str) -> RunRecord:
-    if not RunId.is_valid(run_id):
-        raise NoSuchRun(f"{run_id!r} is not a run_id (24 hex digits); {_COMMAND} lists the latest")
-    run = history.run(RunId(run_id))
-    if run is None:
-        raise NoSuchRun(f"There is no run {run_id} in the audit trail; {_COMMAND} lists the latest")
-    return run
+def _view_of_run(history: RunHistory, run: RunRecord, arguments: argparse.Namespace) -> View:
+    if arguments.failed:
+        return RunFailures(failures=history.failures(run.id))
+    if arguments.changes:
+        return RunChanges(changes=history.changes(run.id))
+    return RunDetails(
+        run=run,
+        failures=history.failures(run.id, _STEPS_SHOWN),
+        changes=history.changes(run.id, _STEPS_SHOWN) if run.dry_run else [],
+        slowest=history.slowest(run.id, _SLOWEST_SHOWN),
+    )
+
+
+def _run_named(history: RunHistory, name: str) -> RunRecord | None:
+    return history.run(RunId(name)) if RunId.is_valid(name) else None
+
+
+def _items_named(history: ItemHistory, name: str, limit: int) -> list[ItemDetails]:
+    entity_type, _, natural_key = name.partition("/")
+    if entity_type in ENTITY_NAMES and (item := history.item(entity_type, natural_key, 1, limit)):
+        return [item]
+    each = [history.item(entity_type, name, 1, limit) for entity_type in ENTITY_NAMES]
+    if found := [item for item in each if item]:
+        return found
+    raise NotOnRecord(f"There is no run and no item {name!r}; {_COMMAND} lists the latest runs")
 
 
 def _print_json(view: View) -> None:
@@ -171,72 +240,8 @@ def _print_json(view: View) -> None:
         literal_console().on_broken_pipe()
 
 
-def _run_table(runs: list[RunRecord]) -> Table:
-    table = Table(
-        whole("run_id"),
-        whole("status"),
-        whole("started (UTC)"),
-        number("seconds"),
-        *count_columns(),
-        folding("trigger"),
-        folding("run name"),
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=0,
-        caption=None if runs else "No run to show",
-        caption_justify="left",
-    )
-    for run in runs:
-        table.add_row(
-            str(run.id),
-            status_text(run.status),
-            _time(run.started_at),
-            seconds_of(run),
-            *counts_of(run),
-            literal(run.trigger),
-            literal(run.flow_run_name),
-        )
-    return table
-
-
-def _head(run: RunRecord) -> Table:
-    head = Table.grid(whole("fact"), folding("value"), padding=(0, 1))
-    head.add_row("run_id", str(run.id))
-    head.add_row("run name", literal(run.flow_run_name))
-    head.add_row("status", status_text(run.status))
-    head.add_row("message", literal(run.message))
-    head.add_row("trigger", literal(run.trigger))
-    head.add_row("started (UTC)", _time(run.started_at))
-    head.add_row("finished (UTC)", _time(run.finished_at))
-    head.add_row("Prefect flow run", run.flow_run_id)
-    return head
-
-
 def _failure_table(steps: list[StepRecord], caption: str | None) -> Table:
     return failure_table(steps, title="Failures", caption=caption, with_requests=True)
-
-
-def _slowest_table(steps: list[StepRecord]) -> Table:
-    table = Table(
-        whole("entity"),
-        folding("natural key"),
-        number("ms"),
-        number("attempts"),
-        title="Slowest items",
-        title_justify="left",
-    )
-    for step in steps:
-        table.add_row(
-            step.entity_type,
-            literal(step.key),
-            f"{step.duration_ms:.0f}",
-            str(step.attempts),
-        )
-    return table
-
-
-def _time(moment: datetime | None) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else literal(None)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
+from rich import box
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
@@ -100,6 +102,54 @@ def seconds_of(record: RunRecord | StageRecord) -> str:
     return _UNKNOWN if record.seconds is None else f"{record.seconds:.1f}"
 
 
+def time_of(moment: datetime | None) -> str:
+    """Return a time to the second."""
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else literal(None)
+
+
+def run_table(runs: Sequence[RunRecord]) -> Table:
+    """Return a table of runs, one a line."""
+    table = Table(
+        whole("run_id"),
+        whole("status"),
+        whole("started (UTC)"),
+        number("seconds"),
+        *count_columns(),
+        folding("trigger"),
+        folding("run name"),
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+        caption=None if runs else "No run to show",
+        caption_justify="left",
+    )
+    for run in runs:
+        table.add_row(
+            str(run.id),
+            status_text(run.status),
+            time_of(run.started_at),
+            seconds_of(run),
+            *counts_of(run),
+            literal(run.trigger),
+            literal(run.flow_run_name),
+        )
+    return table
+
+
+def run_head(run: RunRecord) -> Table:
+    """Return the facts of a run."""
+    head = Table.grid(whole("fact"), folding("value"), padding=(0, 1))
+    head.add_row("run_id", str(run.id))
+    head.add_row("run name", literal(run.flow_run_name))
+    head.add_row("status", status_text(run.status))
+    head.add_row("message", literal(run.message))
+    head.add_row("trigger", literal(run.trigger))
+    head.add_row("started (UTC)", time_of(run.started_at))
+    head.add_row("finished (UTC)", time_of(run.finished_at))
+    head.add_row("Prefect flow run", run.flow_run_id)
+    return head
+
+
 def stage_table(run: RunRecord) -> Table:
     """Return a table of a run's stages and of their sum."""
     table = Table(
@@ -147,6 +197,26 @@ def failure_table(
             literal(step.error.code if step.error else None),
             literal(step.error.message if step.error else None),
             *([_attempts_of(step), literal(step.request_id)] if with_requests else []),
+        )
+    return table
+
+
+def slowest_table(steps: Sequence[StepRecord]) -> Table:
+    """Return a table of items and of how long their last requests took."""
+    table = Table(
+        whole("entity"),
+        folding("natural key"),
+        number("ms"),
+        number("attempts"),
+        title="Slowest items",
+        title_justify="left",
+    )
+    for step in steps:
+        table.add_row(
+            step.entity_type,
+            literal(step.key),
+            f"{step.duration_ms:.0f}",
+            str(step.attempts),
         )
     return table
 

@@ -1,6 +1,7 @@
 """The five entity types, one declaration each, in sync order."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, AnyUrl, BaseModel, ConfigDict, StringConstraints, TypeAdapter
@@ -98,8 +99,17 @@ class EntityType:
         Raises:
             pydantic.ValidationError: the fields don't fit the model.
         """
-        item = self.model.model_validate(fields)
-        return {**item.model_dump(exclude_none=True), **fields}
+        self.model.model_validate(fields)
+        return {**self._defaults, **fields}
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any]:
+        fields = self.model.model_fields.items()
+        return {
+            name: field.default
+            for name, field in fields
+            if not field.is_required() and field.default is not None
+        }
 
 
 ENTITY_TYPES: Final = (

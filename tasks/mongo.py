@@ -9,9 +9,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 import bson
 from bson.codec_options import CodecOptions, DatetimeConversion
-from pymongo import MongoClient
+from pymongo import MongoClient, ReadPreference
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError, PyMongoError
+from pymongo.read_concern import ReadConcern
 
 from tasks.mongo_errors import AWAY, mongo_error, mongo_errors
 from tasks.settings import MongoSettings
@@ -125,6 +126,19 @@ def database(settings: MongoSettings) -> Database[Document]:
     """
     return _connection(settings.mongodb_uri.get_secret_value()).client.get_database(
         settings.mongodb_database, codec_options=CODEC
+    )
+
+
+def trail_database(settings: MongoSettings) -> Database[Document]:
+    """Return the backoffice database for the audit trail, which decides what is done.
+
+    It is read from the primary, and only what a majority has, whatever the URI prefers.
+
+    Raises:
+        MongoUnavailable: the URI can't be used.
+    """
+    return database(settings).with_options(
+        read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("majority")
     )
 
 

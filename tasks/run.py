@@ -1,28 +1,33 @@
 """Run: a run as this process works on it, with all that it holds open."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from prefect.context import SyncClientContext
 
+from tasks.decision import Conditions
 from tasks.entities import EntityType
-from tasks.errors import RUN_CANCELLED, ItemError, StopReason
+from tasks.errors import RUN_CANCELLED, StopReason
 from tasks.hub.client import hub_admin_client
 from tasks.hub.gate import CircuitBreaker, SendGate
-from tasks.mongo import database, identity, mongo_retry
+from tasks.lookup import Lookup
+from tasks.mongo import database, mongo_retry
 from tasks.mongo_errors import MongoError
+from tasks.outcome import Outcome, item_write
+from tasks.request import Request
 from tasks.settings import Settings, read_settings
 from tasks.slots import Slots, slots_of_process
-from tasks.source.batch import Batch
-from tasks.source.item import Found, InvalidItem, Item
 from tasks.source.reader import SourceReader
 from tasks.trail.audit_trail import audit_trail
 from tasks.trail.fields import RunId
+from tasks.trail.gone import GoneItems
+from tasks.trail.items import Announcement, ItemKey, ItemRecord, Sent
 from tasks.trail.runs import RunAttempt, RunRecord, SyncMode
 from tasks.trail.stages import Tally
-from tasks.trail.steps import PriorStep, Step
+from tasks.trail.steps import Step
 
 _RUNS_KEPT: Final = 8
 
@@ -58,6 +63,7 @@ class Run:
         self.retry = mongo_retry(settings)
         self.hub = hub_admin_client(settings)
         self.source = SourceReader(database(settings), self.retry)
+        self.lookup = Lookup(self.id, settings, self.source, self.trail.items, self.trail.steps)
         self.gate = SendGate(
             lambda: self.trail.stops.reason(attempt),
             CircuitBreaker(
@@ -93,27 +99,84 @@ class Run:
                 self.stop(StopReason(f"the run was interrupted ({type(error).__name__})"))
             raise
 
-    def items(self, batch: Batch) -> Iterator[tuple[Found, PriorStep | None]]:
-        """Read the items of a batch in `_id` order, each with its step on record in this run."""
-        prior = self.trail.steps.prior(self.id, batch.entity_type, batch.start, batch.end)
-        for found in self._read(batch):
-            yield found, prior.get(identity(found.source_id)) if prior else None
+    def announce(
+        self, entity_type: EntityType, requests: Sequence[tuple[Request, ItemRecord | None]]
+    ) -> set[str]:
+        """Note which requests are about to be sent, each with what is on record of its item.
 
-    def record(self, item: Item | InvalidItem, error: ItemError | None, **request: Any) -> None:
-        """Record an item's outcome, with the facts of its last request."""
-        self.trail.buffer.record(
-            Step(
-                run_id=self.id,
-                flow_run_id=self.flow_run_id,
-                run_attempt=self.attempt.number,
-                entity_type=item.entity_type.name,
-                source_id=item.source_id,
-                natural_key=item.natural_key,
-                version=item.version,
-                request_id=item.request_id if isinstance(item, Item) else None,
-                error=error,
-                **request,
-            )
+        Those that Stage 1 has got before need not be. Returns the natural keys that are not to be
+        sent: see `Items.announce`.
+        """
+        hub, now = self.settings.hub(entity_type), datetime.now(UTC)
+        return self.trail.items.announce(
+            [
+                Announcement(
+                    ItemKey(hub, request.item.entity_type.name, request.item.natural_key),
+                    request.item.source_id,
+                    Sent(
+                        request_id=request.request_id,
+                        version=request.version,
+                        digest=request.item.digest,
+                        run_id=self.id,
+                        at=now,
+                    ),
+                    revision=known.revision if known else 0,
+                )
+                for request, known in requests
+                if request.is_new
+            ]
+        )
+
+    def record(self, outcome: Outcome, **facts: Any) -> None:
+        """Record what came of an item; `facts` are further fields of its step."""
+        found, request, answer = outcome.found, outcome.request, outcome.answer
+        step = Step(
+            run_id=self.id,
+            flow_run_id=self.flow_run_id,
+            run_attempt=self.attempt.number,
+            entity_type=found.entity_type.name,
+            source_id=found.source_id,
+            natural_key=found.natural_key,
+            version=request.version if request else found.version,
+            request_id=request.request_id if request else None,
+            error=outcome.error,
+            http_status=answer.http_status if answer else None,
+            sync_id=answer.sync_id if answer else None,
+            duration_ms=answer.duration_ms if answer else None,
+            **facts,
+        )
+        write = None
+        if not self.options.dry_run:
+            hub = self.settings.hub(found.entity_type)
+            write = item_write(hub, outcome, self.id, datetime.now(UTC))
+        self.trail.buffer.record(step, write)
+
+    def note_back(self, entity_type: EntityType, natural_keys: Sequence[str]) -> None:
+        """Note that items which had been gone from the source are there again."""
+        hub = self.settings.hub(entity_type)
+        self.trail.items.are_back(hub, entity_type.name, natural_keys)
+
+    def find_gone(self, entity_type: EntityType) -> GoneItems:
+        """Return the items of a type that are gone from the source; a real run notes them."""
+        mark_at = None if self.options.dry_run else datetime.now(UTC)
+        hub = self.settings.hub(entity_type)
+        return self.trail.gone.find(
+            hub, entity_type.name, self.source.present(entity_type), mark_at
+        )
+
+    def forget_unwanted(self, entity_type: EntityType) -> None:
+        """Forget that items are not in of which this run has found no document."""
+        if not self.options.dry_run:
+            hub = self.settings.hub(entity_type)
+            self.trail.gone.forget_failures(hub, entity_type.name, self.id)
+
+    def conditions(self, entity_type: EntityType) -> Conditions:
+        """Return the conditions under which the items of a type are sent."""
+        return Conditions(
+            run_attempt=self.attempt.number,
+            is_dry_run=self.options.dry_run,
+            leaves_unchanged=self.options.mode is SyncMode.CHANGED,
+            failed_keys=self.failed_parents(entity_type),
         )
 
     def failed_parents(self, entity_type: EntityType) -> dict[str, frozenset[str]]:
@@ -130,11 +193,6 @@ class Run:
         self.hub.close()
         self.slots.release_idle()
         self.trail.buffer.flush()
-
-    def _read(self, batch: Batch) -> Iterator[Found]:
-        if self.options.mode is SyncMode.CHANGED:
-            return self.source.read_unless(batch, self.trail.steps.confirmed)
-        return self.source.read(batch)
 
     def _failed_keys_of(self, entity_name: str) -> frozenset[str]:
         # The stages of the parents have ended by now.

@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -148,6 +149,10 @@ class Settings(MongoSettings):
         url: str = getattr(self, _url_field(entity_type))
         return url
 
+    def hub(self, entity_type: EntityType) -> str:
+        """Return the name that `sync_items` has for that Stage 1: its upsert URL, without query."""
+        return _without_query(self.upsert_url(entity_type))
+
 
 class ApiSettings(BaseSettings):
     """Where the REST API listens and what it asks its callers for."""
@@ -171,6 +176,11 @@ class AlertSettings(BaseSettings):
     webhook_url: Annotated[SecretStr, AfterValidator(_webhook_url)] | None = Field(
         None, validation_alias="ADMIN_ALERT_WEBHOOK_URL"
     )
+
+
+@cache
+def _without_query(url: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(query="", fragment=""))
 
 
 def _url_field(entity_type: EntityType) -> str:

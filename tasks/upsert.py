@@ -3,9 +3,10 @@
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
@@ -13,8 +14,10 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
+from tasks.changes import changes_between
 from tasks.decision import (
-    Conditions,
+    NOT_SENT_IN_DRY_RUN,
+    Candidate,
     Decision,
     Keep,
     LeaveUnchanged,
@@ -25,24 +28,26 @@ from tasks.decision import (
     decide,
     stop_after,
 )
-from tasks.entities import entity_type_named
-from tasks.errors import ErrorClass, ItemError, StopReason
+from tasks.entities import EntityType, entity_type_named
+from tasks.errors import SUPERSEDED, ErrorClass, ItemError, StopReason
 from tasks.hub.answer import UpsertOutcome
 from tasks.hub.gate import Permit
 from tasks.mongo_errors import MongoUnavailable
+from tasks.outcome import Outcome
+from tasks.request import Request
 from tasks.run import Run, run_of
 from tasks.settings import Settings, read_mongo_settings
 from tasks.slots import SlotsUnavailable
-from tasks.source.batch import Batch
-from tasks.source.item import InvalidItem, Item
+from tasks.source.batch import Batch, GoneBatch
 from tasks.trail.audit_trail import audit_trail
 from tasks.trail.fields import RunId
 from tasks.trail.runs import RunAttempt
 from tasks.trail.stages import RequestTimes, StageTotals
-from tasks.trail.steps import PriorStep
 
 RETRY_JITTER_FACTOR: Final = 0.3
 """A retry comes at 0.3 to 1.3 times its delay (Prefect's clamped Poisson interval)."""
+_ANNOUNCED_AT_ONCE: Final = 100
+"""So many items are announced, then sent: of so many a crash leaves it in doubt."""
 RETRYABLE: Final = (MongoUnavailable, SlotsUnavailable)
 """Errors of a batch that another try may mend; it goes on where its records end."""
 
@@ -57,11 +62,12 @@ class BatchResult:
 
     def as_state(self) -> State["BatchResult"]:
         """Return the Prefect state of the batch's task run."""
-        without_step = self.totals.left_alone.total
-        with_step = self.totals.total - without_step
-        counted = f"{self.totals.success} of {with_step} items are in"
-        if without_step:
-            counted += f", {without_step} were left alone"
+        totals = self.totals
+        left_alone = totals.unchanged + totals.would_send
+        with_step = totals.wanted - left_alone
+        counted = f"{totals.success} of {with_step} items are in"
+        if left_alone:
+            counted += f", {left_alone} were left alone"
         if self.first_error is None:
             return Completed(message=counted, data=self)
         why = f"{self.first_error.code}: {self.first_error.message}"
@@ -81,6 +87,9 @@ class BatchCount:
         """Count an item that is in, or is not for that error."""
         if error is None:
             self._items["success"] += 1
+            return
+        if error.code == SUPERSEDED:
+            self._items["superseded"] += 1
             return
         self._items["skipped" if error.error_class is ErrorClass.SKIPPED else "failed"] += 1
         self._to_retry += error.error_class is ErrorClass.TRANSIENT
@@ -102,8 +111,12 @@ class BatchCount:
             total=items.total(),
             success=items["success"],
             failed=items["failed"],
-            skipped=items["skipped"] + items["unchanged"] + items["would_send"],
+            skipped=items["skipped"]
+            + items["unchanged"]
+            + items["superseded"]
+            + items["would_send"],
             unchanged=items["unchanged"],
+            superseded=items["superseded"],
             would_send=items["would_send"],
             first=self._first_to_send,
         )
@@ -130,7 +143,7 @@ def fail_awaiting_steps(task: Task[Any, Any], task_run: TaskRun, state: State[An
     retry_jitter_factor=RETRY_JITTER_FACTOR,
     on_failure=[fail_awaiting_steps],
 )
-def upsert_batch(attempt: RunAttempt, batch: Batch) -> State[BatchResult]:
+def upsert_batch(attempt: RunAttempt, batch: Batch | GoneBatch) -> State[BatchResult]:
     """Upsert the items of a batch that this attempt of the run has no final outcome for.
 
     Fails when an item is not in; Prefect retries it as long as transient failures are left.
@@ -142,7 +155,7 @@ def upsert_batch(attempt: RunAttempt, batch: Batch) -> State[BatchResult]:
     return send_batch(run, batch, this_run.id).as_state()
 
 
-def upsert_task(settings: Settings) -> Task[[RunAttempt, Batch], State[BatchResult]]:
+def upsert_task(settings: Settings) -> Task[[RunAttempt, Batch | GoneBatch], State[BatchResult]]:
     """Return the task with the retries that the settings ask for."""
     return upsert_batch.with_options(
         retries=settings.retry_max,
@@ -150,7 +163,7 @@ def upsert_task(settings: Settings) -> Task[[RunAttempt, Batch], State[BatchResu
     )
 
 
-def send_batch(run: Run, batch: Batch, task_run_id: str) -> BatchResult:
+def send_batch(run: Run, batch: Batch | GoneBatch, task_run_id: str) -> BatchResult:
     """Send the items of a batch that have no final outcome; all of it is on record at the end.
 
     Raises:
@@ -159,9 +172,10 @@ def send_batch(run: Run, batch: Batch, task_run_id: str) -> BatchResult:
     """
     if run.settings.task_runner == "threads":
         _share_a_core()
-    sender = _Sender(run, task_run_id)
+    sender = _Sender(run, entity_type_named(batch.entity_type), task_run_id)
     with nullcontext() if run.options.dry_run else run.slots.held(run.gate.is_open):
-        sender.carry_out_all(batch)
+        for page in run.lookup.pages(batch):
+            sender.carry_out_all(page)
     run.trail.buffer.flush()
     times = RequestTimes.of(sender.durations_ms)
     run.trail.stages.count_requests(run.id, batch.entity_type, times)
@@ -174,58 +188,65 @@ def send_batch(run: Run, batch: Batch, task_run_id: str) -> BatchResult:
 class _Sender:
     """Carries out what is decided of a batch's items, in one execution of its task run."""
 
-    def __init__(self, run: Run, task_run_id: str) -> None:
+    def __init__(self, run: Run, entity_type: EntityType, task_run_id: str) -> None:
         self.count = BatchCount()
         self.durations_ms: list[float] = []
         self._run = run
+        self._entity_type = entity_type
         self._task_run_id = task_run_id
+        self._conditions = run.conditions(entity_type)
 
-    def carry_out_all(self, batch: Batch) -> None:
-        """Decide each item of a batch, and carry it out."""
-        conditions = Conditions(
-            run_attempt=self._run.attempt.number,
-            is_dry_run=self._run.options.dry_run,
-            failed_keys=self._run.failed_parents(entity_type_named(batch.entity_type)),
+    def carry_out_all(self, page: Sequence[Candidate]) -> None:
+        """Decide each item of a page, and carry it out."""
+        for start in range(0, len(page), _ANNOUNCED_AT_ONCE):
+            self._carry_out_each(page[start : start + _ANNOUNCED_AT_ONCE])
+
+    def _carry_out_each(self, candidates: Sequence[Candidate]) -> None:
+        decided = [(candidate, decide(candidate, self._conditions)) for candidate in candidates]
+        sends = [(each, it.request) for each, it in decided if isinstance(it, Send)]
+        taken = self._run.announce(
+            self._entity_type, [(request, each.known) for each, request in sends]
         )
-        for found, prior in self._run.items(batch):
-            self._carry_out(decide(found, prior, conditions), prior)
+        for candidate, decision in decided:
+            if not (isinstance(decision, Send) and candidate.found.natural_key in taken):
+                self._carry_out(decision, candidate)
+        self._note_back([it.natural_key for _, it in decided if _is_back(it)])
+        self._tell_changes([it.request for _, it in decided if isinstance(it, WouldSend)])
+        if again := [request.item for _, request in sends if request.item.natural_key in taken]:
+            self._carry_out_each(self._run.lookup.candidates(self._entity_type, again))
 
-    def _carry_out(self, decision: Decision, prior: PriorStep | None) -> None:
+    def _carry_out(self, decision: Decision, candidate: Candidate) -> None:
         match decision:
-            case Send(item, attempts):
-                self._send(item, attempts, prior)
-            case Reject(item, error):
-                self._record(item, error)
+            case Send(request, attempts):
+                self._send(request, attempts, candidate)
+            case Reject(found, error, request):
+                self._record(Outcome(found, error, request, candidate.known))
             case Keep(error):
                 self.count.add_outcome(error)
             case LeaveUnchanged():
                 self.count.add_unchanged()
-            case WouldSend(natural_key):
-                self.count.add_would_send(natural_key)
+            case WouldSend(request):
+                self.count.add_would_send(request.item.natural_key)
 
-    def _send(self, item: Item, attempts: int, prior: PriorStep | None) -> None:
+    def _send(self, request: Request, attempts: int, candidate: Candidate) -> None:
         """Send an item once the gate admits it; of a run that is stopped, it is not sent."""
         permit = self._run.gate.admit()
         if isinstance(permit, StopReason):
-            self._carry_out(after_stop(permit, item, prior), prior)
+            self._carry_out(after_stop(permit, request, candidate.prior), candidate)
             return
-        outcome = self._request(item, permit)
-        self.durations_ms.append(outcome.duration_ms)
+        answer = self._request(request, permit)
+        self.durations_ms.append(answer.duration_ms)
+        error = answer.error or request.repeat
         self._record(
-            item,
-            outcome.error,
-            http_status=outcome.http_status,
-            sync_id=outcome.sync_id,
-            attempts=attempts + 1,
-            duration_ms=outcome.duration_ms,
+            Outcome(request.item, error, request, candidate.known, answer), attempts=attempts + 1
         )
 
-    def _request(self, item: Item, permit: Permit) -> UpsertOutcome:
+    def _request(self, request: Request, permit: Permit) -> UpsertOutcome:
         """Send one request, and let the run obey its outcome."""
-        run = self._run
+        run, item = self._run, request.item
         try:
             run.retry.await_mongodb()
-            outcome = run.hub.upsert(item.entity_type, item.request_id, item.body)
+            outcome = run.hub.upsert(item.entity_type, request.request_id, item.body)
         except BaseException:
             run.gate.abandon(permit)
             raise
@@ -236,9 +257,29 @@ class _Sender:
             run.stop(reason)
         return outcome
 
-    def _record(self, item: Item | InvalidItem, error: ItemError | None, **request: Any) -> None:
-        self._run.record(item, error, task_run_id=self._task_run_id, **request)
-        self.count.add_outcome(error)
+    def _note_back(self, natural_keys: Sequence[str]) -> None:
+        if natural_keys and not self._conditions.is_dry_run:
+            self._run.note_back(self._entity_type, natural_keys)
+
+    def _tell_changes(self, requests: Sequence[Request]) -> None:
+        """Record what a real run would change of the items that it would send."""
+        if not requests:
+            return
+        keys = [request.item.natural_key for request in requests]
+        bodies = self._run.lookup.bodies(self._entity_type, keys)
+        for request in requests:
+            confirmed = bodies.get(request.item.natural_key)
+            changes = changes_between(confirmed, request.item.body)
+            outcome = Outcome(request.item, NOT_SENT_IN_DRY_RUN, request)
+            self._run.record(outcome, changes=changes, task_run_id=self._task_run_id)
+
+    def _record(self, outcome: Outcome, **facts: Any) -> None:
+        self._run.record(outcome, task_run_id=self._task_run_id, **facts)
+        self.count.add_outcome(outcome.error)
+
+
+def _is_back(decision: Decision) -> TypeGuard[LeaveUnchanged]:
+    return isinstance(decision, LeaveUnchanged) and decision.is_back
 
 
 def _share_a_core() -> None:

@@ -39,6 +39,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile(
     "tests", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("long", settings.get_profile("tests"), max_examples=5_000)
 settings.load_profile("tests")
 
 _LONGEST_FIRST = (

@@ -1,4 +1,4 @@
-"""Documents of `sync_runs` and `sync_steps` for the tests of the audit trail."""
+"""Documents of the audit trail for its tests, and what they are read as."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,17 +7,23 @@ from bson import ObjectId
 
 from tasks.errors import ErrorClass, ItemError
 from tasks.trail.fields import RunId
+from tasks.trail.items import Announcement, Confirmed, ItemKey, ItemRecord, LastOutcome, Sent
 from tasks.trail.runs import RunOptions
 from tasks.trail.stages import StageTotals
 from tasks.trail.steps import Step, state_after
 
 Document = dict[str, Any]
 
+HUB = "https://hub.example/upsert"
+RUN = ObjectId("507f1f77bcf86cd799439011")
+"""A run of which only its key matters."""
 OPTIONS = RunOptions("a test", ("tenant", "client"))
 TRANSIENT = ItemError("TIMEOUT", "no answer within 8000 ms", ErrorClass.TRANSIENT)
 PERMANENT = ItemError("NOT_FOUND", "there is no such tenant", ErrorClass.PERMANENT)
 STOPPING = ItemError("INVALID_TOKEN", "who are you?", ErrorClass.RUN_STOPPING)
 SKIPPED = ItemError("RUN_STOPPED", "not sent: the run was cancelled", ErrorClass.SKIPPED)
+SUPERSEDED = ItemError("SUPERSEDED", "not sent: it is deleted", ErrorClass.SKIPPED)
+WOULD_SEND = ItemError("WOULD_SEND", "not sent: this is a dry run", ErrorClass.SKIPPED)
 
 
 def at(seconds: float) -> datetime:
@@ -60,9 +66,48 @@ def step_document(
     }
 
 
-def left_alone(unchanged: int, would_send: int, first: str | None) -> StageTotals:
+def left_alone(unchanged: int, gone: int = 0, first: str | None = None) -> StageTotals:
     """Return the totals of items that have no step."""
-    skipped = unchanged + would_send
     return StageTotals(
-        total=skipped, skipped=skipped, unchanged=unchanged, would_send=would_send, first=first
+        total=unchanged, skipped=unchanged, unchanged=unchanged, first=first, gone=gone
+    )
+
+
+def item_key(natural_key: str, hub: str = HUB, entity_type: str = "tenant") -> ItemKey:
+    """Return the key of a tenant in `sync_items`."""
+    return ItemKey(hub, entity_type, natural_key)
+
+
+def sent(request_id: str, **fields: Any) -> Sent:
+    """Return content that went to Stage 1."""
+    defaults = {"version": 1, "digest": f"digest of {request_id}", "run_id": RUN, "at": at(0)}
+    return Sent(request_id=request_id, **{**defaults, **fields})
+
+
+def confirmed(request_id: str, **fields: Any) -> Confirmed:
+    """Return content that Stage 1 has confirmed."""
+    return Confirmed(**{**sent(request_id).model_dump(), **fields})
+
+
+def announcement(
+    natural_key: str, source_id: Any, request_id: str, revision: int = 0, **fields: Any
+) -> Announcement:
+    """Return the announcement of a tenant's request; `fields` are those of what is sent."""
+    told = sent(request_id, **fields)
+    return Announcement(item_key(natural_key), source_id, told, revision)
+
+
+def failure(error: ItemError = PERMANENT, run_id: RunId = RUN, seconds: float = 0) -> LastOutcome:
+    """Return the outcome of an item that is not in."""
+    return LastOutcome(ok=False, error=error, run_id=run_id, at=at(seconds))
+
+
+def item_record(natural_key: str = "acme", source_id: Any = 1, **fields: Any) -> ItemRecord:
+    """Return what is on record of a tenant."""
+    return ItemRecord(
+        hub=HUB,
+        entity_type="tenant",
+        natural_key=natural_key,
+        source_id=source_id,
+        **fields,
     )

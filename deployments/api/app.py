@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from prefect.client.orchestration import get_client
 
-from deployments.api import health, metrics, syncs
+from deployments.api import health, items, metrics, syncs
 from deployments.api.errors import UNAUTHORIZED, answer_errors_in_one_shape, error_response
 from deployments.api.guard import browser_guard
 from deployments.api.sync_deployment import SyncDeployment
@@ -36,7 +36,7 @@ def create_app(settings: ApiSettings, mongo_settings: MongoSettings) -> FastAPI:
         lifespan=with_prefect,
     )
     app.state.mongo_settings = mongo_settings
-    for router in (syncs.router, health.router, metrics.router):
+    for router in (syncs.router, items.router, health.router, metrics.router):
         app.include_router(router)
     answer_errors_in_one_shape(app)
     if settings.token is not None:

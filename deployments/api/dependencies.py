@@ -10,6 +10,7 @@ from tasks.settings import MongoSettings
 from tasks.trail.audit_trail import AuditTrail, audit_trail
 from tasks.trail.figures import Figures, figures
 from tasks.trail.history import RunHistory, run_history
+from tasks.trail.item_history import ItemHistory, item_history
 
 
 def _settings(request: Request) -> MongoSettings:
@@ -22,6 +23,10 @@ Settings = Annotated[MongoSettings, Depends(_settings)]
 
 def _history(settings: Settings) -> RunHistory:
     return run_history(settings)
+
+
+def _items(settings: Settings) -> ItemHistory:
+    return item_history(settings)
 
 
 def _figures(settings: Settings) -> Figures:
@@ -42,6 +47,7 @@ def _deployment(request: Request) -> SyncDeployment:
 
 
 History = Annotated[RunHistory, Depends(_history)]
+SyncItems = Annotated[ItemHistory, Depends(_items)]
 SyncFigures = Annotated[Figures, Depends(_figures)]
 Retry = Annotated[MongoRetry, Depends(_retry)]
 Trail = Annotated[AuditTrail, Depends(_trail)]

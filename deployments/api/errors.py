@@ -57,6 +57,9 @@ UNAUTHORIZED: Final = ApiError(
     HTTPStatus.UNAUTHORIZED, "UNAUTHORIZED", "This API asks for its bearer token"
 )
 NO_SUCH_RUN: Final = ApiError(HTTPStatus.NOT_FOUND, "NOT_FOUND", "There is no such run")
+NO_SUCH_ITEM: Final = ApiError(
+    HTTPStatus.NOT_FOUND, "NOT_FOUND", "Nothing is on record of such an item"
+)
 INVALID: Final = ApiError(
     HTTPStatus.UNPROCESSABLE_ENTITY,
     "VALIDATION_ERROR",

@@ -16,11 +16,12 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from deployments.api.dependencies import SyncFigures
+from deployments.api.dependencies import SyncFigures, SyncItems
 from deployments.api.errors import UNAUTHORIZED, UNAVAILABLE, error_responses
 from deployments.api.syncs import BEARER
 from tasks.entities import ENTITY_NAMES
 from tasks.trail.figures import EntityFigures, Figures
+from tasks.trail.item_history import ItemCounts, ItemHistory
 from tasks.trail.stages import REQUEST_BOUNDS_MS, REQUEST_BUCKETS, RequestTimes, StageTotals
 
 _BY_TYPE: Final = ["entity_type"]
@@ -38,8 +39,9 @@ class SyncMetrics(Collector):
     Collecting raises `MongoError`.
     """
 
-    def __init__(self, figures: Figures) -> None:
+    def __init__(self, figures: Figures, items: ItemHistory) -> None:
         self._figures = figures
+        self._items = items
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics; every entity type and status is there, from zero."""
@@ -49,6 +51,9 @@ class SyncMetrics(Collector):
         yield _request_seconds(figures)
         yield _last_success(figures)
         yield self._runs()
+        counts = self._items.counts()
+        yield _not_in(counts)
+        yield _gone(counts)
 
     def _runs(self) -> Metric:
         runs = GaugeMetricFamily(
@@ -66,10 +71,11 @@ class SyncMetrics(Collector):
     responses=error_responses(UNAUTHORIZED, UNAVAILABLE),
     dependencies=[BEARER],
 )
-def metrics(figures: SyncFigures) -> Response:
+def metrics(figures: SyncFigures, items: SyncItems) -> Response:
     """Items, requests to Stage 1 and runs, in the text format of Prometheus."""
     return Response(
-        generate_latest(SyncMetrics(figures)), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
+        generate_latest(SyncMetrics(figures, items)),
+        headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4},
     )
 
 
@@ -128,3 +134,23 @@ def _last_success(figures: dict[str, EntityFigures]) -> Metric:
         if of_type.last_success is not None:
             age.add_metric([entity_type], (now - of_type.last_success).total_seconds())
     return age
+
+
+def _not_in(counts: dict[str, ItemCounts]) -> Metric:
+    not_in = GaugeMetricFamily(
+        "admin_sync_items_not_in", "Items that are not in Stage 1 now.", labels=_BY_TYPE
+    )
+    for entity_type, of_type in counts.items():
+        not_in.add_metric([entity_type], of_type.not_in)
+    return not_in
+
+
+def _gone(counts: dict[str, ItemCounts]) -> Metric:
+    gone = GaugeMetricFamily(
+        "admin_sync_items_gone",
+        "Items that Stage 1 holds enabled and whose documents are gone from the source.",
+        labels=_BY_TYPE,
+    )
+    for entity_type, of_type in counts.items():
+        gone.add_metric([entity_type], of_type.gone)
+    return gone

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.api.errors import RUN_ID_EXAMPLE, Responses
 from tasks.entities import ENTITY_NAMES, EntityName, in_sync_order
+from tasks.trail.items import Confirmed, ItemRecord
 from tasks.trail.runs import RunErrorRecord, RunOptions, RunRecord, SyncMode
 from tasks.trail.stages import RunStatus, StageRecord, Totals
 from tasks.trail.steps import StepRecord
@@ -24,18 +25,26 @@ class SyncRequest(BaseModel):
     )
     mode: SyncMode = Field(
         default=SyncMode.FULL,
-        description="`full` sends every item, `changed` those that no run has confirmed yet.",
+        description="`full` sends every item, `changed` those that Stage 1 does not hold as they "
+        "are.",
     )
     dry_run: bool = Field(default=False, description="Read, validate and decide; send nothing.")
     skip_orphans: bool = Field(
         default=False,
         description="Do not send an item whose parent failed in this run with a permanent error.",
     )
+    disable_gone: bool = Field(
+        default=False,
+        description="Disable what Stage 1 holds and whose document is gone from the source, unless "
+        "more than a fifth of a type (and more than ten) are gone at once.",
+    )
 
     def options(self, trigger: str) -> RunOptions:
         """Return the options of the run."""
         entities = tuple(in_sync_order(self.entities))
-        return RunOptions(trigger, entities, self.mode, self.dry_run, self.skip_orphans)
+        return RunOptions(
+            trigger, entities, self.mode, self.dry_run, self.skip_orphans, self.disable_gone
+        )
 
 
 class RunAccepted(BaseModel):
@@ -107,4 +116,13 @@ _RUN_EXAMPLE: Final = {
 }
 RUN_RESPONSE: Final = _example(_RUN_EXAMPLE)
 RUNS_RESPONSE: Final = _example(_page_of(_RUN_EXAMPLE))
-STEPS_RESPONSE: Final = _example(_page_of({**_example_of(StepRecord), "ok": False}))
+_STEPS_EXAMPLE: Final = _page_of({**_example_of(StepRecord), "ok": False})
+STEPS_RESPONSE: Final = _example(_STEPS_EXAMPLE)
+_CONFIRMED_EXAMPLE: Final = _example_of(Confirmed)
+_ITEM_EXAMPLE: Final = {
+    **_example_of(ItemRecord),
+    "confirmed": _CONFIRMED_EXAMPLE,
+    "last": {"ok": True, "error": None, "run_id": RUN_ID_EXAMPLE, "at": _CONFIRMED_EXAMPLE["at"]},
+}
+ITEMS_RESPONSE: Final = _example(_page_of(_ITEM_EXAMPLE))
+ITEM_RESPONSE: Final = _example({"items": [_ITEM_EXAMPLE], "history": _STEPS_EXAMPLE})

@@ -109,7 +109,7 @@ async def _in_time() -> AsyncIterator[None]:
             yield
     except ObjectNotFound:
         raise PrefectUnavailable(
-            f"Prefect lacks a deployment of {FLOW_NAME}: run `prefect --no-prompt deploy --all`"
+            f"Prefect lacks a deployment of {FLOW_NAME}: run `python -m deployments.deploy`"
         ) from None
     except (httpx.HTTPError, TimeoutError) as error:
         raise PrefectUnavailable(

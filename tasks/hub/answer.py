@@ -28,6 +28,7 @@ class UpsertOutcome:
     """The result of one request: no `error` means that Stage 1 confirmed the item.
 
     `http_status` is None where no response came. `retry_after_seconds` is what Stage 1 asked for.
+    `is_refusal` tells that Stage 1 itself said no for good: it surely has not taken the item.
     """
 
     error: ItemError | None
@@ -35,6 +36,7 @@ class UpsertOutcome:
     sync_id: str | None
     duration_ms: float
     retry_after_seconds: float | None = None
+    is_refusal: bool = False
 
 
 def answer_from(
@@ -58,7 +60,8 @@ def outcome_of(answer: Answer, duration_ms: float, secrets: Sequence[str]) -> Up
     error = _error_in(answer, content, secrets)
     is_transient = error.error_class is ErrorClass.TRANSIENT
     pause = retry_after_seconds(answer.retry_after) if is_transient else None
-    return UpsertOutcome(error, answer.status, None, duration_ms, pause)
+    is_refusal = bool(_refusal(content)) and not is_transient
+    return UpsertOutcome(error, answer.status, None, duration_ms, pause, is_refusal)
 
 
 def retry_after_seconds(header: str | None, now: datetime | None = None) -> float | None:

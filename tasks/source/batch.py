@@ -9,8 +9,8 @@ from bson import MaxKey, MinKey
 
 from tasks.entities import EntityType, label_of
 from tasks.mongo import Document
-from tasks.source.item import item_from
-from tasks.source.raw_document import SourceDocument
+from tasks.source.bookkeeping import natural_key_of
+from tasks.source.raw_document import SourceDocument, legible, source_id_of
 
 LOWEST: Final = MinKey()
 """The start of a collection: no `_id` comes before it."""
@@ -39,6 +39,25 @@ class Batch:
         return f"{self.entity_type} {self.label}"
 
 
+@dataclass(frozen=True)
+class GoneBatch:
+    """Items that Stage 1 holds and whose documents are gone from the source."""
+
+    entity_type: str
+    label: str
+    natural_keys: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the task run, such as `tenant gone 1 of 2`."""
+        return f"{self.entity_type} {self.label}"
+
+    @property
+    def size(self) -> int:
+        """Number of items."""
+        return len(self.natural_keys)
+
+
 def batch_sizes(count: int, concurrency: int, max_batches: int) -> list[int]:
     """Cut a number of documents into at most `max_batches` sizes that differ by one at most.
 
@@ -63,9 +82,9 @@ def batches_of_one(entity_type: EntityType, documents: Sequence[SourceDocument])
         if starts and not can_start_range(document):
             sizes[-1] += 1
             continue
-        item = item_from(entity_type, document)
-        starts.append(item.source_id)
-        labels.append(label_of(item.natural_key, item.source_id))
+        source_id = source_id_of(document)
+        starts.append(source_id)
+        labels.append(label_of(natural_key_of(entity_type, legible(document)), source_id))
         sizes.append(1)
     return _batches(entity_type, starts, labels, sizes)
 

@@ -21,6 +21,8 @@ _SURE_LENGTH: Final = 1_024
 _SURE_TYPES: Final = frozenset({ObjectId, int, Int64, float, datetime})
 _LENGTH_BYTES: Final = 4
 """A BSON document begins with its length, and ends with a zero."""
+_ID_NAME: Final = b"_id\0"
+"""The name of an element comes after the byte of its type."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,16 @@ class UnreadableDocument:
 
 
 SourceDocument: TypeAlias = Document | UnreadableDocument
+
+
+def legible(document: SourceDocument) -> Document:
+    """Return a document as far as it can be read."""
+    return document.legible if isinstance(document, UnreadableDocument) else document
+
+
+def source_id_of(document: SourceDocument) -> Any:
+    """Return the `_id` of a document, or what stands in for it."""
+    return document.source_id if isinstance(document, UnreadableDocument) else document["_id"]
 
 
 def survives_reading(source_id: Any) -> bool:
@@ -58,17 +70,26 @@ def document_from(raw: bytes) -> SourceDocument:
         document: Document = bson.decode(raw, CODEC)
     except BSONError:
         fault = "it has text that is not UTF-8, or is no sound BSON"
-        return _unreadable(raw, _legible(raw), fault)
+        return _unreadable(raw, _read_leniently(raw), fault)
+    # A view may leave it out, and make it what no range can begin with.
+    if "_id" not in document or isinstance(document["_id"], list):
+        return _unreadable(raw, document, "_id: missing, or a list")
     source_id = identity(document["_id"])
     if len(source_id) > _ID_BYTES:
         return _unreadable(raw, document, f"_id: longer than {_ID_BYTES} bytes")
-    # The `_id` comes first in what MongoDB stores and returns.
-    if not raw.startswith(source_id[_LENGTH_BYTES:-1], _LENGTH_BYTES):
+    if not _holds(raw, source_id[_LENGTH_BYTES:-1]):
         return _unreadable(raw, document, "_id: has a name twice, or an old type")
     return document
 
 
-def _legible(raw: bytes) -> Document:
+def _holds(raw: bytes, source_id: bytes) -> bool:
+    """Return whether a document holds this `_id`; but for a view, that comes first."""
+    if raw.startswith(_ID_NAME, _LENGTH_BYTES + 1):
+        return raw.startswith(source_id, _LENGTH_BYTES)
+    return source_id in raw
+
+
+def _read_leniently(raw: bytes) -> Document:
     try:
         return bson.decode(raw, LENIENT_CODEC)
     except BSONError:

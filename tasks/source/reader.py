@@ -1,63 +1,50 @@
 """SourceReader: plans the batches of a source collection in MongoDB, and reads their items."""
 
-from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
-from typing import Any, Final, cast
 
-import bson
-from bson import CodecOptions, MaxKey
-from bson.errors import BSONError
-from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 
 from tasks.entities import EntityType, entity_type_named
-from tasks.mongo import CODEC, Document, MongoRetry, mongo_operation
-from tasks.source.batch import (
-    LOWEST,
-    NO_END,
-    Batch,
-    batch_sizes,
-    batches_of_one,
-    can_start_range,
-    numbered_batches,
+from tasks.mongo import Document, MongoRetry, identity, mongo_operation
+from tasks.mongo_errors import MongoForbidden
+from tasks.source.batch import Batch, batch_sizes, batches_of_one, can_start_range, numbered_batches
+from tasks.source.bookkeeping import (
+    CHANGE_TIMES,
+    DELETION_FLAGS,
+    DELETION_TIMES,
+    natural_key_of,
 )
-from tasks.source.item import (
-    KEY_LENGTH,
-    Found,
-    InvalidItem,
-    Item,
-    Unchanged,
-    is_natural_key,
-    item_from,
-    request_id_of,
-    superseded,
-)
-from tasks.source.raw_document import (
-    LENIENT_CODEC,
-    SourceDocument,
-    document_from,
-    survives_reading,
-)
-
-_PAGE: Final = 1_000
-"""Most documents of a query; MongoDB cuts a page at 16 MiB too."""
-_KEYS_PER_QUERY: Final = 3_000
-"""So many natural keys of the greatest length fit into a query."""
-_BYTES_PER_CHARACTER: Final = 4
-_RAW: Final = CodecOptions(RawBSONDocument)
+from tasks.source.collection import Projection, SourceCollection
+from tasks.source.item import Found, item_from
+from tasks.source.natural_keys import key_expression, key_match
+from tasks.source.raw_document import SourceDocument, legible
+from tasks.source.twins import Twin, losers, twin_from
+from tasks.source.view import SourceView
 
 
 class SourceReader:
     """Reads the source collections of one database; never writes.
 
-    Every method waits for a MongoDB that is away, and raises `MongoError`.
+    Every method waits for a MongoDB that is away, and raises `MongoError`. Views, and collections
+    of any kind, are read alike.
     """
 
     def __init__(self, database: Database[Document], retry: MongoRetry) -> None:
         self._database = database
         self._retry = retry
+        self._collections: dict[str, SourceCollection] = {}
+
+    @mongo_operation
+    def existing(self, entity_types: Sequence[EntityType]) -> list[str]:
+        """Return which of the collections of these entity types exist, views included.
+
+        A user that may read nothing but these may ask.
+        """
+        there = self._database.list_collection_names(authorizedCollections=True, nameOnly=True)
+        return [each.collection for each in entity_types if each.collection in there]
 
     @mongo_operation
     def plan(self, entity_type: EntityType, concurrency: int, max_batches: int) -> list[Batch]:
@@ -67,172 +54,110 @@ class SourceReader:
         More of them go in as many batches as keep `concurrency` of them busy to the end. The
         outer ranges are open, so a document that comes while the stage runs is read too.
         """
-        first = self._first(entity_type, max_batches + 1)
+        collection = self._collection_of(entity_type)
+        pages = collection.pages(projection={"_id": True, entity_type.natural_key: True})
+        first = list(islice(chain.from_iterable(pages), max_batches + 1))
         if len(first) <= max_batches:
             return batches_of_one(entity_type, first)
-        count = self._database[entity_type.collection].count_documents({})
-        starts, sizes = self._starts(entity_type, batch_sizes(count, concurrency, max_batches))
-        return numbered_batches(entity_type, starts, sizes)
+        sizes = batch_sizes(collection.count(), concurrency, max_batches)
+        return numbered_batches(entity_type, *collection.starts(sizes))
 
-    def read(self, batch: Batch) -> Iterator[Item | InvalidItem]:
-        """Read the items of a batch in `_id` order, each validated; none is left out."""
-        entity_type = entity_type_named(batch.entity_type)
-        for page in self._pages(entity_type, batch.start, batch.end):
-            for document in page:
-                yield item_from(entity_type, document)
+    def pages(self, batch: Batch) -> Iterator[list[Found]]:
+        """Read the items of a batch in `_id` order, a list a page; none is left out.
 
-    def read_unless(
-        self, batch: Batch, confirmed: Callable[[Sequence[str]], Container[str]]
-    ) -> Iterator[Found]:
-        """Read the items of a batch in `_id` order; those already confirmed are not validated.
-
-        `confirmed` is called with the request ids of a page, and returns those that Stage 1 has
-        confirmed.
+        What is deleted is so at the moment when its page was read.
         """
         entity_type = entity_type_named(batch.entity_type)
-        for page in self._pages(entity_type, batch.start, batch.end):
-            request_ids = [request_id_of(entity_type, document) for document in page]
-            unchanged = confirmed([identifier for identifier in request_ids if identifier])
-            for document, identifier in zip(page, request_ids, strict=True):
-                if identifier in unchanged and isinstance(document, dict):
-                    yield Unchanged(document["_id"])
-                else:
-                    yield item_from(entity_type, document)
+        for page in self._collection_of(entity_type).pages(batch.start, batch.end):
+            now = _now()
+            yield [item_from(entity_type, document, now) for document in page]
 
-    def duplicates(self, entity_type: EntityType) -> Iterator[Item | InvalidItem]:
-        """Find the items whose natural key another document of a higher version has too.
-
-        Of equal versions the lowest `_id` wins.
-        """
-        keys = self._repeated_keys(entity_type)
-        for offset in range(0, len(keys), _KEYS_PER_QUERY):
-            for rivals in self._rivals(entity_type, keys[offset : offset + _KEYS_PER_QUERY]):
-                yield from superseded(rivals)
-
-    def _first(self, entity_type: EntityType, count: int) -> list[SourceDocument]:
-        projection = {"_id": True, entity_type.natural_key: True}
-        pages = self._pages(entity_type, LOWEST, NO_END, projection=projection)
-        return list(islice(chain.from_iterable(pages), count))
-
-    def _starts(self, entity_type: EntityType, sizes: Sequence[int]) -> tuple[list[Any], list[int]]:
-        """Return the first `_id` of each of the batches of these sizes, and their sizes.
-
-        A batch whose first document can't be its start, or that has none, is not among them.
-        """
-        starts, held = [LOWEST], [sizes[0]]
-        for size in sizes[1:]:
-            first = self._page(
-                entity_type, starts[-1], skip=held[-1], limit=1, projection={"_id": True}
-            )
-            if not first:
-                break
-            if can_start_range(first[0]):
-                starts.append(first[0]["_id"])
-                held.append(size)
-            else:
-                held[-1] += size
-        return starts, held
-
-    def _pages(
-        self,
-        entity_type: EntityType,
-        start: Any,
-        end: Any,
-        *,
-        match: Document | None = None,
-        projection: Mapping[str, bool] | None = None,
-    ) -> Iterator[Sequence[SourceDocument]]:
-        """Read documents in `_id` order, each page by a query of its own.
-
-        So no cursor expires while a page is sent, and a MongoDB that was restarted goes on.
-        """
-        skip = 0
-        while page := self._page(
-            entity_type, start, end, skip=skip, match=match, projection=projection
-        ):
-            yield page
-            for since, document in enumerate(reversed(page), 1):
-                if can_start_range(document):
-                    start, skip = document["_id"], since
-                    break
-            else:
-                skip += len(page)
-        if isinstance(end, MaxKey) and (
-            last := self._page(entity_type, NO_END, skip=0, match=match, projection=projection)
-        ):
-            yield last
+    def duplicates(self, entity_type: EntityType) -> Iterator[Twin]:
+        """Find the documents that are not sent, as another one of their natural key is."""
+        if repeated := self._collection_of(entity_type).repeated_keys(entity_type):
+            yield from losers(self._twins_of(entity_type, repeated))
 
     @mongo_operation
-    def _page(
-        self,
-        entity_type: EntityType,
-        start: Any,
-        end: Any = NO_END,
-        *,
-        skip: int,
-        limit: int = _PAGE,
-        match: Document | None = None,
-        projection: Mapping[str, bool] | None = None,
-    ) -> Sequence[SourceDocument]:
-        """Read documents from `start` on, as many as MongoDB gives at once: `limit` or 16 MiB."""
-        collection = self._database.get_collection(entity_type.collection, codec_options=CODEC)
-        query: Document = {
-            "projection": projection,
-            "skip": skip,
-            "limit": -limit,
-            **_range_query(start, end, match or {}),
-        }
-        with suppress(BSONError):
-            documents = list(collection.find(**query))
-            if all(survives_reading(document["_id"]) for document in documents):
-                return documents
-        content = b"".join(cast(Iterable[bytes], collection.find_raw_batches(**query)))
-        return [document_from(bytes(document.raw)) for document in bson.decode_all(content, _RAW)]
+    def twins(self, entity_type: EntityType, natural_keys: Collection[str]) -> list[Twin]:
+        """Return all documents of these natural keys in `_id` order, those that are sent too.
+
+        Meant for a thousand keys or so: they go in one query.
+        """
+        if not natural_keys:
+            return []
+        match = key_match(entity_type, natural_keys)
+        # In full: what can't be read is named by a hash of all of it.
+        documents = self._collection_of(entity_type).matching(match, projection=None)
+        now = _now()
+        return [
+            twin_from(entity_type, key, document, now)
+            for key, document in _keyed(entity_type, documents, frozenset(natural_keys))
+        ]
+
+    def present(self, entity_type: EntityType) -> Document | frozenset[str]:
+        """Return the natural keys that are there, as a `$unionWith` that yields each as `key`.
+
+        Of a view that has a collation of its own, which allows no exact comparison, they are read.
+        """
+        collection = self._collection_of(entity_type)
+        if not collection.compares_exactly():
+            return frozenset(chain.from_iterable(collection.keys(entity_type)))
+        key = {"_id": False, "key": key_expression(entity_type)}
+        return {"coll": entity_type.collection, "pipeline": [{"$project": key}]}
+
+    def _twins_of(self, entity_type: EntityType, natural_keys: Collection[str]) -> Iterator[Twin]:
+        """Read the documents of these natural keys in `_id` order, going through all once."""
+        now = _now()
+        collection = self._collection_of(entity_type)
+        for page in collection.pages(projection=_ranking_fields(entity_type)):
+            found = _keyed(entity_type, page, natural_keys)
+            source_ids = [document["_id"] for _, document in found if can_start_range(document)]
+            stand_ins = collection.stand_ins(source_ids) if source_ids else {}
+            for key, document in found:
+                yield _named(twin_from(entity_type, key, document, now), stand_ins)
+
+    def _collection_of(self, entity_type: EntityType) -> SourceCollection:
+        """Return the collection of an entity type; what kind it is of is asked once."""
+        name = entity_type.collection
+        if name not in self._collections:
+            kind = SourceView if self._is_view(name) else SourceCollection
+            self._collections[name] = kind(self._database[name], self._retry)
+        return self._collections[name]
+
+    def _is_view(self, collection: str) -> bool:
+        """Return whether a collection is a view, or the like; no, where that may not be asked."""
+        try:
+            return self._type_of(collection) not in (None, "collection")
+        except MongoForbidden:
+            return False
 
     @mongo_operation
-    def _repeated_keys(self, entity_type: EntityType) -> list[str]:
-        collection = self._database.get_collection(
-            entity_type.collection, codec_options=LENIENT_CODEC
-        )
-        groups = collection.aggregate(
-            [
-                {"$group": {"_id": _key_expression(entity_type), "copies": {"$sum": 1}}},
-                {"$match": {"copies": {"$gt": 1}, "_id": {"$ne": None}}},
-            ],
-            allowDiskUse=True,
-        )
-        return [group["_id"] for group in groups if is_natural_key(group["_id"])]
-
-    def _rivals(
-        self, entity_type: EntityType, keys: list[str]
-    ) -> Iterable[list[Item | InvalidItem]]:
-        """Return the items of these natural keys, those of one key together in `_id` order."""
-        rivals: defaultdict[str, list[Item | InvalidItem]] = defaultdict(list)
-        repeated = {"$expr": {"$in": [_key_expression(entity_type), {"$literal": keys}]}}
-        for page in self._pages(entity_type, LOWEST, NO_END, match=repeated):
-            for document in page:
-                item = item_from(entity_type, document)
-                if item.natural_key is not None:
-                    rivals[item.natural_key].append(item)
-        return rivals.values()
+    def _type_of(self, collection: str) -> str | None:
+        """Return what MongoDB calls the type of a collection; None where it does not exist."""
+        listed = self._database.list_collections(authorizedCollections=True, nameOnly=True)
+        return {each["name"]: each.get("type") for each in listed}.get(collection)
 
 
-def _range_query(start: Any, end: Any, match: Document) -> Document:
-    """Return what limits a query to the range from `start` to before `end`."""
-    if isinstance(start, MaxKey):
-        return {"filter": {**match, "_id": start}}
-    # Index bounds, and not $gte and $lt, which match only values of the same BSON type.
-    # They never reach MaxKey itself.
-    upper = None if isinstance(end, MaxKey) else {"_id": end}
-    return {"filter": match, "hint": [("_id", 1)], "min": {"_id": start}, "max": upper}
+def _keyed(
+    entity_type: EntityType, documents: Sequence[SourceDocument], natural_keys: Collection[str]
+) -> list[tuple[str, SourceDocument]]:
+    """Return those of the documents that have one of these natural keys, each with its key."""
+    keyed = ((natural_key_of(entity_type, legible(each)), each) for each in documents)
+    return [(key, each) for key, each in keyed if key is not None and key in natural_keys]
 
 
-def _key_expression(entity_type: EntityType) -> Document:
-    """Return the natural key as MongoDB works it out; null where it is none or too long."""
-    field = f"${entity_type.natural_key}"
-    value = {"$ifNull": ["$id", "$_id"]} if entity_type.natural_key == "id" else field
-    text = {"$convert": {"input": value, "to": "string", "onError": None, "onNull": None}}
-    length = {"$strLenBytes": {"$ifNull": ["$$key", ""]}}
-    longest = KEY_LENGTH * _BYTES_PER_CHARACTER
-    short = {"$cond": [{"$lte": [length, longest]}, "$$key", None]}
-    return {"$let": {"vars": {"key": text}, "in": short}}
+def _named(twin: Twin, stand_ins: Mapping[bytes, str]) -> Twin:
+    """Return a twin, of which a part was read, under the `source_id` that a batch has for it."""
+    stand_in = stand_ins.get(identity(twin.source_id)) if stand_ins else None
+    return replace(twin, source_id=stand_in) if stand_in else twin
+
+
+def _ranking_fields(entity_type: EntityType) -> Projection:
+    """Return the fields that say which of several twins is sent."""
+    fields = (entity_type.natural_key, "version", *CHANGE_TIMES, *DELETION_TIMES, *DELETION_FLAGS)
+    return dict.fromkeys(("_id", *fields), True)
+
+
+def _now() -> int:
+    """Return the time in epoch milliseconds."""
+    return time.time_ns() // 1_000_000

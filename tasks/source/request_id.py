@@ -3,11 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
-_REQUEST_ID_LENGTH = 32
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_REQUEST_ID_LENGTH: Final = 32
+_canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def request_id(entity_type: str, natural_key: str, version: int | str) -> str:
@@ -19,29 +18,17 @@ def request_id(entity_type: str, natural_key: str, version: int | str) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:_REQUEST_ID_LENGTH]
 
 
-def effective_version(
-    version: int | None, updated_at: datetime | None, business_fields: Mapping[str, Any]
-) -> int | str:
-    """Return the version that a request id is made of.
+def digest_of(body: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a body as canonical JSON, in 64 hex digits."""
+    return hashlib.sha256(_canonical.encode(body).encode()).hexdigest()
 
-    `version` itself; without it the epoch milliseconds of `updated_at` (naive times are UTC);
-    without that the SHA-256 of the business fields as canonical JSON.
+
+def content_version(digest: str, last_request_id: str | None) -> str:
+    """Return the version of content that has neither version nor time.
+
+    It is the digest of the content, chained to the request id under which Stage 1 got other
+    content last: so content that comes back is a new request. Source: "Request" of the contract.
     """
-    if version is not None:
-        return version
-    if updated_at is not None:
-        return _epoch_milliseconds(updated_at)
-    canonical = json.dumps(
-        business_fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    )
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _epoch_milliseconds(moment: datetime) -> int:
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    since_epoch = aware - _EPOCH
-    return (
-        since_epoch.days * 86_400_000
-        + since_epoch.seconds * 1000
-        + since_epoch.microseconds // 1000
-    )
+    if last_request_id is None:
+        return digest
+    return hashlib.sha256(f"{digest}|{last_request_id}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""AuditTrail: the collections `sync_runs` and `sync_steps` of one database, as a run uses them."""
+"""AuditTrail: the collections `sync_runs`, `sync_steps` and `sync_items`, as a run uses them."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,9 +7,11 @@ from typing import Final
 from pymongo.collection import Collection
 from pymongo.write_concern import WriteConcern
 
-from tasks.mongo import Document, database, mongo_retry
+from tasks.mongo import Document, mongo_retry, trail_database
 from tasks.settings import MongoSettings
 from tasks.trail.counting import Counting
+from tasks.trail.gone import Gone
+from tasks.trail.items import ITEM_INDEXES, Items
 from tasks.trail.liveness import Liveness
 from tasks.trail.runs import RUN_INDEXES, Runs
 from tasks.trail.stages import Stages
@@ -19,6 +21,8 @@ from tasks.trail.stops import Stops
 
 _DURABLE: Final = WriteConcern(w="majority", j=True)
 """Lets a record outlive a MongoDB that is killed, and a primary that is lost."""
+_UNUSED_STEP_INDEX: Final = "request_id_1_ok_1"
+"""Index of versions that decided from `sync_steps` what is unchanged."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class AuditTrail:
     stops: Stops
     liveness: Liveness
     steps: Steps
+    items: Items
+    gone: Gone
     buffer: StepBuffer
     counting: Counting
 
@@ -46,29 +52,35 @@ def audit_trail(settings: MongoSettings) -> AuditTrail:
     Raises:
         MongoError: MongoDB is away, or does not let us.
     """
-    retry, backoffice = mongo_retry(settings), database(settings)
+    retry, backoffice = mongo_retry(settings), trail_database(settings)
     sync_runs = backoffice.get_collection("sync_runs", write_concern=_DURABLE)
     sync_steps = backoffice.get_collection("sync_steps", write_concern=_DURABLE)
-    retry.call(lambda: _make_indexes(sync_runs, sync_steps, settings.steps_retention_days))
+    sync_items = backoffice.get_collection("sync_items", write_concern=_DURABLE)
+    retry.call(lambda: _make_indexes(sync_runs, sync_steps, sync_items))
+    retry.call(lambda: _expire(sync_steps, settings.steps_retention_days))
     runs, steps = Runs(sync_runs, retry), Steps(sync_steps, retry)
-    buffer = StepBuffer(sync_steps, retry)
+    buffer = StepBuffer(sync_steps, sync_items, retry)
     return AuditTrail(
         runs,
         Stages(sync_runs, retry),
         Stops(sync_runs, retry),
         Liveness(sync_runs, retry),
         steps,
+        Items(sync_items, retry),
+        Gone(sync_items, retry),
         buffer,
         Counting(runs, steps, buffer),
     )
 
 
 def _make_indexes(
-    runs: Collection[Document], steps: Collection[Document], retention_days: int | None
+    runs: Collection[Document], steps: Collection[Document], items: Collection[Document]
 ) -> None:
     runs.create_indexes(RUN_INDEXES)
     steps.create_indexes(STEP_INDEXES)
-    _expire(steps, retention_days)
+    items.create_indexes(ITEM_INDEXES)
+    if _UNUSED_STEP_INDEX in steps.index_information():
+        steps.drop_index(_UNUSED_STEP_INDEX)
 
 
 def _expire(steps: Collection[Document], days: int | None) -> None:

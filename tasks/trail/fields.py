@@ -60,3 +60,5 @@ RunKey = Annotated[
 """A `run_id`; as text, 24 hex digits."""
 UtcTime = Annotated[datetime, PlainSerializer(_in_milliseconds, when_used="json")]
 """A time, in JSON as the seed document writes it: `2024-01-01T00:00:00.000Z`."""
+Text = Annotated[Any, PlainSerializer(str, return_type=str, when_used="json")]
+"""A value of any BSON type, shown as text."""

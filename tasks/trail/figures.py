@@ -7,7 +7,7 @@ from typing import Final
 
 from pymongo.collection import Collection
 
-from tasks.mongo import Document, database
+from tasks.mongo import Document, trail_database
 from tasks.mongo_errors import mongo_errors
 from tasks.settings import MongoSettings
 from tasks.trail.stages import REQUEST_BUCKETS, RequestTimes, RunStatus, StageTotals
@@ -70,7 +70,7 @@ class Figures:
 @lru_cache(maxsize=8)
 def figures(settings: MongoSettings) -> Figures:
     """Return the figures of the database that the settings name."""
-    return Figures(database(settings)["sync_runs"])
+    return Figures(trail_database(settings)["sync_runs"])
 
 
 def _figures(group: Document) -> EntityFigures:

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict
 from pymongo import ASCENDING, DESCENDING
 from pymongo.database import Database
 
-from tasks.errors import ErrorClass
-from tasks.mongo import Document, MongoRetry, database, mongo_operation, mongo_retry
+from tasks.errors import WOULD_SEND, ErrorClass
+from tasks.mongo import Document, MongoRetry, mongo_operation, mongo_retry, trail_database
 from tasks.mongo_errors import mongo_errors
 from tasks.settings import MongoSettings
 from tasks.trail.fields import RunId
@@ -115,6 +115,17 @@ class RunHistory:
         return self._step_records(match, OLDEST_FIRST, limit)
 
     @mongo_operation
+    def changes(self, run_id: RunId, limit: int | None = None) -> list[StepRecord]:
+        """Return the steps of a dry run that tell what would change of an item, oldest first."""
+        match: Document = {
+            "run_id": run_id,
+            "ok": False,
+            "error.code": WOULD_SEND,
+            "changes.0": {"$exists": True},
+        }
+        return self._step_records(match, OLDEST_FIRST, limit)
+
+    @mongo_operation
     def slowest(self, run_id: RunId, limit: int) -> list[StepRecord]:
         """Return the steps of a run whose last request took longest, slowest first."""
         match = {"run_id": run_id, "duration_ms": {"$ne": None}}
@@ -139,7 +150,7 @@ class RunHistory:
 @lru_cache(maxsize=8)
 def run_history(settings: MongoSettings) -> RunHistory:
     """Return this process's history of the database that the settings name."""
-    return RunHistory(database(settings), mongo_retry(settings))
+    return RunHistory(trail_database(settings), mongo_retry(settings))
 
 
 _NO_LIMIT: Final = 0

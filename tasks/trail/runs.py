@@ -29,7 +29,7 @@ class SyncMode(StrEnum):
     FULL = "full"
     """All of them."""
     CHANGED = "changed"
-    """Those whose request id no run has a successful step for."""
+    """Those that Stage 1 does not hold as they are, as far as `sync_items` knows."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class RunOptions:
     mode: SyncMode = SyncMode.FULL
     dry_run: bool = False
     skip_orphans: bool = False
+    disable_gone: bool = False
 
     def as_parameters(self) -> dict[str, Any]:
         """Return the parameters of the flow that ask for the same."""
@@ -102,7 +103,10 @@ class RunRecord(Record):
         """Return the options that were asked for."""
         entities = tuple(stage.entity_type for stage in self.stages)
         skip_orphans = self.parameters.get("skip_orphans", False)
-        return RunOptions(self.trigger or "", entities, self.mode, self.dry_run, skip_orphans)
+        disable_gone = self.parameters.get("disable_gone", False)
+        return RunOptions(
+            self.trigger or "", entities, self.mode, self.dry_run, skip_orphans, disable_gone
+        )
 
 
 class Runs:

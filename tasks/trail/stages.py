@@ -65,47 +65,52 @@ class Totals(Record):
 class StageTotals(Totals):
     """Items of a stage, or of several.
 
-    `unchanged` items were skipped because an earlier run had sent them, `would_send` ones because
-    it was a dry run; `first` is the natural key of the first of those.
+    Of the skipped ones, `unchanged` are those that Stage 1 holds as they are, `superseded` deleted
+    documents beside others of their natural key, and `would_send` those that only a dry run did not
+    send; `first` is the natural key of the first of those. `gone` items are counted nowhere else:
+    Stage 1 holds them enabled, and their documents are gone from the source.
     """
 
     unchanged: int = 0
+    superseded: int = 0
     would_send: int = 0
     first: str | None = None
+    gone: int = 0
 
     @property
     def items_in(self) -> int:
         return self.success + self.unchanged
 
     @property
+    def wanted(self) -> int:
+        """How many items Stage 1 should hold."""
+        return self.total - self.superseded
+
+    @property
     def outcome(self) -> RunStatus:
         """Status that the counts alone say; nothing to do is a success."""
-        if self.items_in == self.total:
+        if self.items_in == self.wanted:
             return RunStatus.SUCCESS
         return RunStatus.PARTIAL if self.items_in else RunStatus.FAILED
 
     @property
     def left_alone(self) -> "StageTotals":
-        """Those of the items that are counted as skipped, and have no step."""
-        skipped = self.unchanged + self.would_send
+        """Those of the items that have no step, and what no step tells."""
         return StageTotals(
-            total=skipped,
-            skipped=skipped,
+            total=self.unchanged,
+            skipped=self.unchanged,
             unchanged=self.unchanged,
-            would_send=self.would_send,
             first=self.first,
+            gone=self.gone,
         )
 
     def __add__(self, other: "StageTotals") -> "StageTotals":
-        return StageTotals(
-            total=self.total + other.total,
-            success=self.success + other.success,
-            failed=self.failed + other.failed,
-            skipped=self.skipped + other.skipped,
-            unchanged=self.unchanged + other.unchanged,
-            would_send=self.would_send + other.would_send,
-            first=self.first or other.first,
-        )
+        sums = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in StageTotals.model_fields
+            if name != "first"
+        }
+        return StageTotals(**sums, first=self.first or other.first)
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,8 @@ class StageRecord(StageTotals):
     """One stage of a run."""
 
     entity_type: str = Field(examples=["domain"])
+    hub: str | None = Field(None, exclude=True)
+    """The Stage 1 that the stage sends to, as `sync_items` names it."""
     status: RunStatus = Field(RunStatus.PENDING, examples=["failed"])
     started_at: UtcTime | None = Field(None, examples=["2024-01-01T00:00:06.000Z"])
     finished_at: UtcTime | None = Field(None, examples=["2024-01-01T00:00:08.000Z"])
@@ -169,9 +176,9 @@ class Stages:
         self._runs = runs
         self._retry = retry
 
-    def begin(self, run_id: RunId, entity_type: str, at: datetime) -> None:
-        """Note that a stage runs since `at`."""
-        began = {"status": RunStatus.RUNNING, "started_at": at, "finished_at": None}
+    def begin(self, run_id: RunId, entity_type: str, hub: str, at: datetime) -> None:
+        """Note that a stage runs since `at`, and which Stage 1 it sends to."""
+        began = {"status": RunStatus.RUNNING, "started_at": at, "finished_at": None, "hub": hub}
         self._change(run_id, entity_type, began)
 
     def expect(self, run_id: RunId, entity_type: str, items: int) -> None:

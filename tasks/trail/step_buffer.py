@@ -1,16 +1,18 @@
-"""StepBuffer: collects the steps of all threads of a process, and writes them in bulk."""
+"""StepBuffer: collects what came of items, of all threads of a process, and writes it in bulk."""
 
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from pymongo import UpdateOne
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import PyMongoError
 
 from tasks.mongo import Document, MongoRetry, mongo_operation
-from tasks.mongo_errors import UNIQUE_INDEX, MongoError
+from tasks.mongo_errors import MongoError
+from tasks.trail.bulk import write_all
+from tasks.trail.items import ItemWrite
 from tasks.trail.steps import Step, upsert_of
 
 _logger = logging.getLogger(__name__)
@@ -24,26 +26,30 @@ SECONDS_BEHIND: Final = 1.0
 class StepBuffer:
     """Holds steps that are not written yet: `STEPS_BEHIND` or `SECONDS_BEHIND` at most.
 
-    While they can't be written, a thread that records one waits: beside those being written, each
-    thread adds one at most.
+    A step is written first, then its item: so what is lost in between is sent again. While they
+    can't be written, a thread that records one waits: beside those being written, each thread adds
+    one at most.
     """
 
-    def __init__(self, steps: Collection[Document], retry: MongoRetry) -> None:
+    def __init__(
+        self, steps: Collection[Document], items: Collection[Document], retry: MongoRetry
+    ) -> None:
         self._steps = steps
+        self._items = items
         self._retry = retry
-        self._waiting: list[UpdateOne] = []
+        self._waiting: list[_Entry] = []
         self._waiting_lock = threading.Lock()
         self._writing_lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
-    def record(self, step: Step) -> None:
-        """Take a step in; it is written soon.
+    def record(self, step: Step, item: ItemWrite | None = None) -> None:
+        """Take a step in, and what it changes of its item; they are written soon.
 
         Raises:
             MongoError: MongoDB stayed away, or refuses; the steps still wait.
         """
         with self._waiting_lock:
-            self._waiting.append(upsert_of(step))
+            self._waiting.append((upsert_of(step), item))
             is_full = len(self._waiting) >= STEPS_BEHIND
             if self._timer is None:
                 self._timer = threading.Timer(SECONDS_BEHIND, self._flush_by_timer)
@@ -60,45 +66,37 @@ class StepBuffer:
             MongoError: MongoDB stayed away, or refuses; the steps still wait.
         """
         with self._writing_lock:
-            steps = self._take()
+            entries = self._take()
             try:
-                self._write(steps)
+                _write(self._steps, [step for step, _ in entries])
+                _write(self._items, [item for _, item in entries if item is not None])
             except PyMongoError:
                 with self._waiting_lock:
-                    self._waiting[:0] = steps
+                    self._waiting[:0] = entries
                 raise
 
-    def _take(self) -> list[UpdateOne]:
+    def _take(self) -> list["_Entry"]:
         with self._waiting_lock:
-            steps, self._waiting = self._waiting, []
+            entries, self._waiting = self._waiting, []
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            return steps
-
-    def _write(self, steps: Sequence[UpdateOne]) -> None:
-        """Write steps; one that a later attempt of its run has written stays as it is.
-
-        A step that collides gets a second try: another process may have been about to insert it.
-        """
-        self._write_once(self._write_once(steps))
-
-    def _write_once(self, steps: Sequence[UpdateOne]) -> list[UpdateOne]:
-        """Write steps and return those that collided with the same step of another process."""
-        if not steps:
-            return []
-        try:
-            self._steps.bulk_write(steps, ordered=False)
-        except BulkWriteError as error:
-            faults = error.details["writeErrors"]
-            is_lost = error.details["writeConcernErrors"]
-            if is_lost or any(fault["code"] != UNIQUE_INDEX for fault in faults):
-                raise
-            return [steps[fault["index"]] for fault in faults]
-        return []
+            return entries
 
     def _flush_by_timer(self) -> None:
         try:
             self.flush()
         except MongoError as error:
             _logger.warning("The audit trail is behind, MongoDB does not take steps: %s", error)
+
+
+_Entry: TypeAlias = tuple[UpdateOne, ItemWrite | None]
+
+
+def _write(collection: Collection[Document], writes: Sequence[UpdateOne]) -> None:
+    """Write documents; one that its filter keeps from being written over stays as it is.
+
+    A write that collides gets a second try: another process may have been about to insert the
+    document.
+    """
+    write_all(collection, [writes[position] for position in write_all(collection, writes)])

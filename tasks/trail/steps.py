@@ -4,23 +4,32 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from bson import MaxKey
-from pydantic import Field, PlainSerializer, computed_field
+from pydantic import Field, computed_field
 from pymongo import ASCENDING, DESCENDING, IndexModel, UpdateOne
 from pymongo.collection import Collection
 
 from tasks.entities import label_of
-from tasks.errors import DUPLICATE_KEY, PARENT_FAILED, ErrorClass, ItemError
+from tasks.errors import (
+    DUPLICATE_KEY,
+    PARENT_FAILED,
+    SUPERSEDED,
+    VERSION_NOT_RAISED,
+    VERSION_REUSED,
+    WOULD_SEND,
+    ErrorClass,
+    ItemError,
+)
 from tasks.mongo import Document, MongoRetry, identity, mongo_operation
-from tasks.trail.fields import Record, RunId, RunKey, UtcTime, stored
+from tasks.trail.fields import Record, RunId, RunKey, Text, UtcTime, stored
 from tasks.trail.runs import RunErrorRecord
 from tasks.trail.stages import StageTotals, Tally
 
 ERRORS_SHOWN: Final = 100
 """How many errors a run's own document carries; all of them are in the steps."""
 OLDEST_FIRST: Final = {"created_at": ASCENDING, "_id": ASCENDING}
+NEWEST_STEP_FIRST: Final = {"created_at": DESCENDING, "_id": DESCENDING}
 
 
 class StepState(StrEnum):
@@ -44,6 +53,10 @@ _STEP_KEY: Final = [
     ("entity_type", ASCENDING),
     ("source_id", ASCENDING),
 ]
+_OF_ONE_DOCUMENT: Final = [DUPLICATE_KEY, VERSION_NOT_RAISED, VERSION_REUSED]
+"""Codes of documents that are not in, though Stage 1 has an item of their natural key."""
+_NO_ERRORS: Final = [SUPERSEDED, WOULD_SEND]
+"""Codes of items that are not sent, and need not be."""
 _AWAITING_RETRY: Final = {"state": StepState.AWAITING_RETRY.value}
 STEP_INDEXES: Final = [
     IndexModel(_STEP_KEY, unique=True),
@@ -52,7 +65,9 @@ STEP_INDEXES: Final = [
         [("run_id", ASCENDING), ("ok", ASCENDING), *OLDEST_FIRST.items()],
         partialFilterExpression={"ok": False},
     ),
-    IndexModel([("request_id", ASCENDING), ("ok", ASCENDING)]),
+    IndexModel(
+        [("entity_type", ASCENDING), ("natural_key", ASCENDING), *NEWEST_STEP_FIRST.items()]
+    ),
     IndexModel(
         [("run_id", ASCENDING), ("task_run_id", ASCENDING)],
         partialFilterExpression=_AWAITING_RETRY,
@@ -61,8 +76,13 @@ STEP_INDEXES: Final = [
 STEP_EXPIRY: Final = "steps_expire"
 """Name of the index by which MongoDB deletes steps, `ADMIN_STEPS_RETENTION_DAYS` after a change."""
 
-Text = Annotated[Any, PlainSerializer(str, return_type=str, when_used="json")]
-"""A value of any BSON type, shown as text."""
+
+class FieldChange(Record):
+    """A field that a sync would change; as JSON, None where it is absent."""
+
+    field: str = Field(examples=["enabled"])
+    old: str | None = Field(examples=["true"])
+    new: str | None = Field(examples=["false"])
 
 
 class PriorStep(Record):
@@ -99,6 +119,8 @@ class Step(PriorStep):
     duration_ms: float | None = Field(None, examples=[12.5])
     flow_run_id: str = Field(examples=["39f453ec-7ef3-4310-9f72-4de981dc45f3"])
     task_run_id: str | None = Field(None, examples=["9c577579-8753-4d41-926b-45bbd5a3d081"])
+    changes: list[FieldChange] | None = None
+    """In a dry run, what would change of an item that would be sent."""
     state: StepState = Field(
         default_factory=lambda data: state_after(data["error"]), examples=["Failed"]
     )
@@ -149,27 +171,15 @@ class Steps:
         self._retry = retry
 
     @mongo_operation
-    def confirmed(self, request_ids: Sequence[str]) -> set[str]:
-        """Return those of the request ids that have a successful step in any run."""
-        return set(
-            self._steps.distinct("request_id", {"request_id": {"$in": request_ids}, "ok": True})
-        )
-
-    @mongo_operation
     def prior(
-        self, run_id: RunId, entity_type: str, start: Any, end: Any
+        self, run_id: RunId, entity_type: str, source_ids: Sequence[Any]
     ) -> dict[bytes, PriorStep]:
-        """Return the steps on record of this run for `start <= source_id < end`, by `identity`."""
-        # No source_id is beyond MaxKey, but one may be MaxKey: then all of the entity type count.
-        is_open = isinstance(end, MaxKey)
-        low = [("run_id", run_id), ("entity_type", entity_type), ("source_id", start)]
-        high = [
-            ("run_id", run_id),
-            ("entity_type", f"{entity_type}\0" if is_open else entity_type),
-            ("source_id", end),
-        ]
+        """Return the steps on record of this run for these documents, by `identity`."""
+        of_stage = {"run_id": run_id, "entity_type": entity_type}
+        if self._steps.find_one(of_stage, {"_id": True}) is None:
+            return {}
         fields = dict.fromkeys(("source_id", *PriorStep.model_fields), True)
-        steps = self._steps.find({}, fields).hint(_STEP_KEY).min(low).max(high)
+        steps = self._steps.find({**of_stage, **_is_one_of(source_ids)}, fields)
         return {identity(step["source_id"]): PriorStep.model_validate(step) for step in steps}
 
     @mongo_operation
@@ -177,7 +187,7 @@ class Steps:
         """Return the natural keys of a type that a run can't bring in, whatever it tries."""
         not_in = {"run_id": run_id, "ok": False, "entity_type": entity_type}
         for_good = [
-            {"error.class": ErrorClass.PERMANENT.value, "error.code": {"$ne": DUPLICATE_KEY}},
+            {"error.class": ErrorClass.PERMANENT.value, "error.code": {"$nin": _OF_ONE_DOCUMENT}},
             {"error.code": PARENT_FAILED},
         ]
         steps = self._steps.find({**not_in, "$or": for_good}, {"natural_key": True})
@@ -208,11 +218,19 @@ class Steps:
     @mongo_operation
     def first_errors(self, run_id: RunId) -> list[RunErrorRecord]:
         """Return the oldest errors of a run, `ERRORS_SHOWN` at most."""
-        failed = self._steps.find({"run_id": run_id, "ok": False}).sort(OLDEST_FIRST)
+        errors = {"run_id": run_id, "ok": False, "error.code": {"$nin": _NO_ERRORS}}
+        failed = self._steps.find(errors).sort(OLDEST_FIRST)
         return [
             RunErrorRecord.model_validate({**step, **step["error"]})
             for step in failed.limit(ERRORS_SHOWN)
         ]
+
+
+def _is_one_of(source_ids: Sequence[Any]) -> Document:
+    """Match documents of these `_id`s; a view may yield one that looks like an operator."""
+    plain = [source_id for source_id in source_ids if not isinstance(source_id, dict)]
+    odd = [{"source_id": {"$eq": each}} for each in source_ids if isinstance(each, dict)]
+    return {"$or": [{"source_id": {"$in": plain}}, *odd]} if odd else {"source_id": {"$in": plain}}
 
 
 def _tally(groups: Iterable[Document]) -> Tally:
@@ -226,6 +244,12 @@ def _tally(groups: Iterable[Document]) -> Tally:
         codes[code] += count
         if group["_id"]["class"] == ErrorClass.SKIPPED:
             skipped += count
-    total = success + codes.total()
-    failed = codes.total() - skipped
-    return Tally(StageTotals(total=total, success=success, failed=failed, skipped=skipped), codes)
+    totals = StageTotals(
+        total=success + codes.total(),
+        success=success,
+        failed=codes.total() - skipped,
+        skipped=skipped,
+        superseded=codes.pop(SUPERSEDED, 0),
+        would_send=codes.pop(WOULD_SEND, 0),
+    )
+    return Tally(totals, codes)

@@ -35,6 +35,8 @@ from scripts.local.process import free_port, running
 from tasks.trail.runs import RunRecord
 from tasks.trail.steps import StepRecord
 from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, Document, http, wait_until
+from tests.item_documents import hub_of, item_document, run_document
+from tests.trail_documents import PERMANENT
 
 TOKEN = "api-test-token-81bd"
 DATABASE = "api_test"
@@ -130,8 +132,8 @@ def api_process(
 @pytest.fixture
 def api(api_process: Api) -> Api:
     """The API with an empty trail, and no sync under way."""
-    for collection in (api_process.database.sync_runs, api_process.database.sync_steps):
-        collection.delete_many({})
+    for name in ("sync_runs", "sync_steps", "sync_items"):
+        api_process.database[name].delete_many({})
     under_way = FlowRunFilterState(type=FlowRunFilterStateType(not_any_=list(TERMINAL_STATES)))
     for flow_run in api_process.prefect.read_flow_runs(
         flow_run_filter=FlowRunFilter(state=under_way)
@@ -230,10 +232,12 @@ def test_a_subset_in_sync_order(api: Api) -> None:
 
 
 def test_what_has_changed_is_another_deployment_of_the_same_flow(api: Api) -> None:
-    response = api.post("/admin/sync/run", json={"mode": "changed", "dry_run": True})
+    asked = {"mode": "changed", "dry_run": True, "disable_gone": True}
+    response = api.post("/admin/sync/run", json=asked)
     assert response.status_code == 202
     (document,) = api.database.sync_runs.find()
     assert (document["mode"], document["dry_run"]) == ("changed", True)
+    assert document["parameters"]["disable_gone"] is True
     flow_run = api.prefect.read_flow_run(document["flow_run_id"])
     full, changed = (
         api.prefect.read_deployment_by_name(f"admin-sync/{mode}") for mode in ("full", "changed")
@@ -413,6 +417,46 @@ def test_steps_are_filtered(api: Api) -> None:
     assert api.get(path, ok="true").json()["total"] == 8
 
 
+def test_the_stages_of_a_run_tell_what_is_superseded_and_gone(api: Api) -> None:
+    counts = {"total": 3, "success": 2, "skipped": 1, "superseded": 1, "gone": 4}
+    stage = {"entity_type": "tenant", "status": "success", "hub": hub_of("tenant"), **counts}
+    run_id = add_run(api, stages=[stage])
+    (told,) = api.get(f"/admin/sync/runs/{run_id}").json()["stages"]
+    assert told.items() >= counts.items()
+    assert "hub" not in told
+
+
+def test_items_that_are_not_in_and_the_story_of_one(api: Api) -> None:
+    api.database.sync_runs.insert_one(run_document("tenant", "domain"))
+    api.database.sync_items.insert_many(
+        [
+            item_document("key-001"),
+            item_document("a/b", error=PERMANENT, not_in_since=STARTED, attempts=2),
+            item_document("gone", "domain", gone_since=STARTED),
+            item_document("elsewhere", host="old.example", not_in_since=STARTED),
+        ]
+    )
+    add_run(api, steps=3)
+    add_run(api, steps=2)
+
+    (not_in,) = api.get("/admin/sync/items", **{"in": "false"}).json()["items"]
+    assert (not_in["natural_key"], not_in["attempts"]) == ("a/b", 2)
+    assert not_in["last"]["error"]["code"] == PERMANENT.code
+    (gone,) = api.get("/admin/sync/items", gone="true").json()["items"]
+    assert (gone["natural_key"], gone["gone_since"]) == ("gone", "2024-01-01T00:00:00.000Z")
+    for path in ("tenant/a/b", "tenant/a%2Fb"):
+        told = api.get(f"/admin/sync/items/{path}").json()
+        assert (told["items"], told["history"]["total"]) == ([not_in], 0)
+    story = api.get("/admin/sync/items/tenant/key-001", limit=1).json()
+    assert (len(story["items"]), story["history"]["total"]) == (1, 2)
+    assert len(story["history"]["items"]) == 1
+
+
+def test_an_item_that_does_not_exist(api: Api) -> None:
+    assert error_of(api.get("/admin/sync/items/tenant/nobody")) == (404, "NOT_FOUND")
+    assert error_of(api.get("/admin/sync/items/tenants/a")) == (422, "VALIDATION_ERROR")
+
+
 @pytest.mark.parametrize("path", ["", "/steps"])
 def test_a_run_that_does_not_exist(api: Api, path: str) -> None:
     add_run(api, steps=1)
@@ -455,7 +499,15 @@ def test_other_paths_and_methods(api: Api) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/admin/sync/runs", f"/admin/sync/runs/{'0' * 24}", "/docs", "/openapi.json", "/nowhere"],
+    [
+        "/admin/sync/runs",
+        f"/admin/sync/runs/{'0' * 24}",
+        "/admin/sync/items",
+        "/admin/sync/items/tenant/a",
+        "/docs",
+        "/openapi.json",
+        "/nowhere",
+    ],
 )
 @pytest.mark.parametrize(
     "headers",
@@ -512,7 +564,7 @@ def test_the_openapi_document_has_an_example_for_every_answer(api: Api) -> None:
         for status, answer in operation["responses"].items()
         if operation["tags"] == ["sync"] and status != "202"
     ]
-    assert len(answers) >= 12
+    assert len(answers) >= 20
     assert all("example" in answer for answer in answers)
 
 
@@ -575,7 +627,7 @@ def test_a_missing_deployment_is_told(
     ) as base_url:
         started = http.post(f"{base_url}/admin/sync/run")
     assert error_of(started) == (503, "UNAVAILABLE")
-    assert "prefect --no-prompt deploy --all" in started.json()["error"]["message"]
+    assert "python -m deployments.deploy" in started.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -605,7 +657,8 @@ def test_wrong_settings_stop_the_api_at_its_start(variables: dict[str, str]) -> 
 
 
 def test_fuzzed_from_its_own_openapi_document(api: Api, tmp_path: Path) -> None:
-    add_run(api, steps=5)
+    add_run(api, steps=5, stages=run_document("tenant", "client")["stages"])
+    api.database.sync_items.insert_one(item_document("key-001"))
     fuzzer = subprocess.run(
         [
             *("schemathesis", "run", f"{api.base_url}/openapi.json"),

@@ -56,7 +56,10 @@ def test_every_document_is_in_exactly_one_batch(
     source = source_of(database)
 
     batches = source.plan(TENANT, concurrency, max_batches)
-    read = [[identity(item.source_id) for item in source.read(batch)] for batch in batches]
+    read = [
+        [identity(item.source_id) for page in source.pages(batch) for item in page]
+        for batch in batches
+    ]
 
     assert len(batches) <= max_batches
     in_order = [identity(document["_id"]) for document in collection.find().sort("_id", 1)]
@@ -82,7 +85,7 @@ def test_a_document_where_no_batch_can_start_goes_with_the_one_before(
         collection.replace_one({"_id": {"$eq": source_id}}, document, upsert=True)
     source = source_of(database)
     batches = source.plan(TENANT, concurrency, max_batches)
-    read = [item.natural_key for batch in batches for item in source.read(batch)]
+    read = [item.natural_key for batch in batches for page in source.pages(batch) for item in page]
     assert read == [document["id"] for document in collection.find().sort("_id", 1)]
     assert len(batches) <= max_batches
 
@@ -105,7 +108,7 @@ def test_a_document_that_comes_after_the_plan_is_read_too(
     source = source_of(database)
     batches = source.plan(TENANT, 3, 3)
     collection.insert_many([{"_id": -1}, {"_id": 4.5}, {"_id": 11}])
-    read = [item.source_id for batch in batches for item in source.read(batch)]
+    read = [item.source_id for batch in batches for page in source.pages(batch) for item in page]
     assert read == [-1, 0, 1, 2, 3, 4, 4.5, 5, 6, 7, 8, 9, 11]
 
 

@@ -1,4 +1,4 @@
-"""`python -m scripts.history`: what an operator sees of past runs, as tables and as JSON."""
+"""`python -m scripts.history`: what an operator sees of past runs and of items."""
 
 import json
 import os
@@ -133,6 +133,7 @@ def test_twenty_runs_are_listed_unless_told_otherwise(world: World) -> None:
 
 
 def test_failed_fills_the_limit_with_runs_that_are_not_a_success(world: World) -> None:
+    world.add_tenants(1)
     model = world.sync(entities=["tenant"])
     ids = add_later_runs(world, model, *RunStatus, "success", "success")
     wanted = [
@@ -202,7 +203,8 @@ def test_a_run_in_full(world: World, mixed_run: SyncRun) -> None:
 def test_a_run_in_full_as_json(world: World, mixed_run: SyncRun) -> None:
     facts = told_as_json(world, id_of(mixed_run))
 
-    assert set(facts) == {"run", "failures", "slowest"}
+    assert set(facts) == {"run", "failures", "changes", "slowest"}
+    assert facts["changes"] == []
     run = facts["run"]
     assert (run["id"], run["status"]) == (id_of(mixed_run), "partial")
     assert run["totals"] == mixed_run.document["totals"]
@@ -268,6 +270,8 @@ def test_where_there_is_nothing_to_show(world: World) -> None:
     assert "No item has failed" in told(world, id_of(run), "--failed")
     assert told_as_json(world, id_of(run))["failures"] == []
     assert "Failures" not in told(world, id_of(run))
+    assert "Nothing is on record that would change" in told(world, id_of(run), "--changes")
+    assert "No item is on record as not in" in told(world, "--not-in")
 
 
 def test_an_item_without_a_natural_key_goes_by_its_id(world: World) -> None:
@@ -333,7 +337,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(
     assert answer.stderr == ""
 
 
-@pytest.mark.parametrize("options", [(), ("--failed",), ("--json",)])
+@pytest.mark.parametrize("options", [(), ("--failed",), ("--changes",), ("--json",)])
 @pytest.mark.parametrize("run_id", ["507f1f77bcf86cd799439011", "latest", ""])
 def test_a_run_that_is_not_there(world: World, run_id: str, options: tuple[str, ...]) -> None:
     answer = history(world, run_id, *options)
@@ -341,6 +345,22 @@ def test_a_run_that_is_not_there(world: World, run_id: str, options: tuple[str, 
     assert run_id in answer.stderr
     assert "python -m scripts.history" in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--not-in", "acme"), "--not-in takes no RUN_ID and no ITEM"),
+        (("--changes",), "--changes asks for a RUN_ID"),
+        (("--not-in", "--failed"), "not allowed with argument"),
+    ],
+)
+def test_arguments_that_do_not_go_together(
+    world: World, arguments: tuple[str, ...], complaint: str
+) -> None:
+    answer = history(world, *arguments)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert complaint in answer.stderr
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "many", "10001"])

@@ -101,7 +101,7 @@ BY_FIELDS: list[tuple[Document, str | None]] = [
     (tenant(id="vast", version=1e300), INVALID),
     (tenant(id="least", version=-(2**63)), IN),
     (tenant(id="no number", version=float("nan")), INVALID),
-    (tenant(id="gone", deleted_at={"$date": "odd"}), IN),
+    (tenant(id="gone", deleted_at={"$date": "odd"}), INVALID),
     (tenant(id="gone once", deleted_at=YEAR_60000), IN),
     (tenant(id="infinite", ratio=float("inf")), INVALID),
     (tenant(id="minus nothing", ratio=-0.0), IN),

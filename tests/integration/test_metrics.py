@@ -155,6 +155,29 @@ def test_runs_of_earlier_versions_count_too(world: World, api: Api) -> None:
     assert samples["admin_sync_last_success_age_seconds", "tenant"] > 86_400
 
 
+def test_items_are_told_as_they_are_now(world: World, api: Api) -> None:
+    keys = world.add_tenants(4)
+    world.hub.misbehave(*({"key": key, "code": "NOT_FOUND"} for key in keys[:2]))
+    world.sync(entities=["tenant"])
+    assert items_of(api, "not_in") == {**dict.fromkeys(ENTITY_NAMES, 0), "tenant": 2}
+
+    world.hub.misbehave()
+    world.database.source_tenants.delete_one({"id": keys[3]})
+    world.sync(entities=["tenant"])
+    assert items_of(api, "not_in") == dict.fromkeys(ENTITY_NAMES, 0)
+    assert items_of(api, "gone") == {**dict.fromkeys(ENTITY_NAMES, 0), "tenant": 1}
+
+    world.sync(entities=["tenant"], disable_gone=True)
+    assert items_of(api, "gone") == dict.fromkeys(ENTITY_NAMES, 0)
+
+
+def items_of(api: Api, what: str) -> dict[str, float]:
+    name = f"admin_sync_items_{what}"
+    return {
+        labels[1]: told for labels, told in samples_of(scraped(api)).items() if labels[0] == name
+    }
+
+
 def test_metrics_ask_for_the_token(api: Api) -> None:
     assert api.metrics(token="wrong").status_code == 401
 

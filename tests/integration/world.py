@@ -106,12 +106,14 @@ class Hub:
 
 
 @contextmanager
-def started_hub(mongodb_uri: str, log_path: Path, port: int | None = None) -> Iterator[Hub]:
+def started_hub(
+    mongodb_uri: str, log_path: Path, port: int | None = None, database: str = "local_hub"
+) -> Iterator[Hub]:
     """Run a hub as a process of its own, by default on a free port."""
     port = port or free_port()
     base_url = f"http://127.0.0.1:{port}"
     with running(
-        [sys.executable, "-m", "scripts.local.hub", "--port", str(port), "--db", "local_hub"],
+        [sys.executable, "-m", "scripts.local.hub", "--port", str(port), "--db", database],
         name="The local hub",
         ready=lambda: answers(f"{base_url}/_hub/stats", within_seconds=5),
         timeout_seconds=PATIENCE_SECONDS,
@@ -172,6 +174,11 @@ class World:
         keys = [f"tenant-{number:04}" for number in range(count)]
         self.add("tenant", *({"id": key, "name": key.title(), "version": 1} for key in keys))
         return keys
+
+    def held(self, entity_type: str) -> dict[str, Document]:
+        """Return what the hub holds of a type, by natural key."""
+        held = self._client["local_hub"][entity_type_named(entity_type).endpoint].find()
+        return {document["_id"]: document["item"] for document in held}
 
     def sync(self, **parameters: Any) -> SyncRun:
         """Run the flow in this process, as `admin_sync()` does, and look at what it left."""

@@ -10,6 +10,7 @@ from pymongo.database import Database
 
 from tasks.mongo import MongoRetry
 from tasks.trail.fields import RunId
+from tasks.trail.items import ITEM_INDEXES
 from tasks.trail.runs import RUN_INDEXES, Runs
 from tasks.trail.stages import Stages
 from tasks.trail.steps import STEP_INDEXES, Steps
@@ -23,6 +24,7 @@ def database() -> Database[Document]:
     database: Database[Document] = mongomock.MongoClient(tz_aware=True)["backoffice"]
     database.sync_runs.create_indexes(RUN_INDEXES)
     database.sync_steps.create_indexes(STEP_INDEXES)
+    database.sync_items.create_indexes(ITEM_INDEXES)
     return database
 
 
@@ -40,6 +42,11 @@ def sync_runs(database: Database[Document]) -> Collection[Document]:
 @pytest.fixture
 def sync_steps(database: Database[Document]) -> Collection[Document]:
     return database.sync_steps
+
+
+@pytest.fixture
+def sync_items(database: Database[Document]) -> Collection[Document]:
+    return database.sync_items
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A database of a real mongod, and no Prefect: for what mongomock is not faithful in.
 
-That is bulk writes, `hint` with `min` and `max`, `$$NOW`, `$inc` of fields that are new, indexes
-that MongoDB itself acts on, and users with few rights.
+That is bulk writes, `hint` with `min` and `max`, `$$NOW`, `$inc` of fields that are new,
+`$unionWith`, indexes that MongoDB itself acts on, and users with few rights.
 """
 
 import uuid
@@ -14,6 +14,7 @@ from pymongo.database import Database
 
 from tasks.mongo import CODEC, MongoRetry
 from tasks.trail.fields import RunId
+from tasks.trail.items import ITEM_INDEXES, Items
 from tasks.trail.runs import RUN_INDEXES, Runs
 from tasks.trail.steps import STEP_INDEXES
 from tests.trail_documents import OPTIONS
@@ -32,6 +33,7 @@ def database(client: MongoClient[Document]) -> Iterator[Database[Document]]:
     database = client.get_database(f"trail_{uuid.uuid4().hex[:12]}", codec_options=CODEC)
     database.sync_runs.create_indexes(RUN_INDEXES)
     database.sync_steps.create_indexes(STEP_INDEXES)
+    database.sync_items.create_indexes(ITEM_INDEXES)
     yield database
     client.drop_database(database.name)
 
@@ -44,6 +46,11 @@ def retry(client: MongoClient[Document]) -> MongoRetry:
 @pytest.fixture
 def runs(database: Database[Document], retry: MongoRetry) -> Runs:
     return Runs(database.sync_runs, retry)
+
+
+@pytest.fixture
+def items(database: Database[Document], retry: MongoRetry) -> Items:
+    return Items(database.sync_items, retry)
 
 
 @pytest.fixture

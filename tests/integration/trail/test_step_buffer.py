@@ -16,8 +16,18 @@ from pymongo.errors import BulkWriteError, WriteError
 
 from tasks.mongo import MongoRetry
 from tasks.mongo_errors import MongoRefused, MongoUnavailable
+from tasks.trail.items import ItemWrite, confirmation_of, failure_of
 from tasks.trail.step_buffer import SECONDS_BEHIND, STEPS_BEHIND, StepBuffer
-from tests.trail_documents import PERMANENT, TRANSIENT, new_step
+from tests.trail_documents import (
+    PERMANENT,
+    RUN,
+    TRANSIENT,
+    at,
+    confirmed,
+    failure,
+    item_key,
+    new_step,
+)
 
 Document = dict[str, Any]
 PATIENCE = 30
@@ -26,12 +36,17 @@ NEVER = {"never": {"$exists": True}}
 
 @pytest.fixture
 def buffer(database: Database[Document], retry: MongoRetry) -> StepBuffer:
-    return StepBuffer(database.sync_steps, retry)
+    return StepBuffer(database.sync_steps, database.sync_items, retry)
 
 
-def take(database: Database[Document], validator: Document) -> None:
-    """Let `sync_steps` take only documents that match."""
-    database.command("collMod", "sync_steps", validator=validator)
+def take(database: Database[Document], validator: Document, collection: str = "sync_steps") -> None:
+    """Let a collection take only documents that match."""
+    database.command("collMod", collection, validator=validator)
+
+
+def refused(natural_key: str, seconds: float = 0) -> ItemWrite:
+    last = failure(PERMANENT, RUN, seconds)
+    return failure_of(item_key(natural_key), 1, last, requests=1, not_taken=None)
 
 
 def written(database: Database[Document]) -> list[Any]:
@@ -128,7 +143,7 @@ def test_a_step_that_is_recorded_while_a_write_fails_comes_after(
     database: Database[Document], retry: MongoRetry
 ) -> None:
     run_id, steps = ObjectId(), Mock()
-    buffer = StepBuffer(steps, retry)
+    buffer = StepBuffer(steps, Mock(), retry)
 
     def fail(*_: Any, **__: Any) -> None:
         buffer.record(new_step(run_id, attempts=2))
@@ -157,6 +172,67 @@ def test_one_step_that_is_refused_keeps_no_other_out(
     take(database, {})
     buffer.flush()
     assert sorted(written(database)) == [1, 2, 3]
+
+
+def test_items_are_written_after_their_steps(
+    database: Database[Document], buffer: StepBuffer
+) -> None:
+    run_id = ObjectId()
+    take(database, NEVER, "sync_items")
+    buffer.record(new_step(run_id, 1), refused("a"))
+    with pytest.raises(MongoRefused):
+        buffer.flush()
+    assert written(database) == [1]
+    take(database, NEVER)
+    take(database, {}, "sync_items")
+    buffer.record(new_step(run_id, 2), refused("b"))
+    with pytest.raises(MongoRefused):
+        buffer.flush()
+    assert database.sync_items.count_documents({}) == 0, "an item was written without its step"
+    take(database, {})
+    buffer.flush()
+    assert written(database) == [1, 2]
+    assert sorted(database.sync_items.distinct("natural_key")) == ["a", "b"]
+
+
+def test_the_later_of_two_outcomes_of_an_item_stays(
+    database: Database[Document], buffer: StepBuffer
+) -> None:
+    run_id = ObjectId()
+    buffer.record(new_step(run_id, error=TRANSIENT, attempts=1), refused("1", seconds=1))
+    last = confirmed("r", run_id=run_id, at=at(2))
+    buffer.record(new_step(run_id, attempts=2), confirmation_of(item_key("1"), 1, last, None))
+    buffer.flush()
+    (item,) = database.sync_items.find()
+    assert item["last"]["ok"] is True
+    assert "not_in_since" not in item
+
+
+def test_a_step_without_an_item_writes_none(
+    database: Database[Document], buffer: StepBuffer
+) -> None:
+    run_id = ObjectId()
+    buffer.record(new_step(run_id, 1))
+    buffer.record(new_step(run_id, 2), refused("2"))
+    buffer.flush()
+    assert written(database) == [1, 2]
+    assert database.sync_items.distinct("natural_key") == ["2"]
+
+
+def test_an_item_that_says_nothing_new_keeps_no_other_out(
+    database: Database[Document], buffer: StepBuffer
+) -> None:
+    """Its filter keeps it from being written over: what comes of that is a collision."""
+    run_id = ObjectId()
+    last = confirmed("r", run_id=RUN)
+    buffer.record(new_step(run_id, 1), confirmation_of(item_key("in"), 1, last, None))
+    buffer.flush()
+    not_sent = failure_of(item_key("in"), 2, failure(), requests=0, not_taken=None)
+    buffer.record(new_step(run_id, 2), not_sent)
+    buffer.record(new_step(run_id, 3), refused("other"))
+    buffer.flush()
+    assert database.sync_items.find_one({"natural_key": "in"}, {"last.ok": 1})["last"]["ok"]
+    assert database.sync_items.count_documents({}) == 2
 
 
 class Contended:
@@ -189,7 +265,7 @@ def test_a_step_that_collides_gets_a_second_try(
     database: Database[Document], retry: MongoRetry, collisions: int, is_written: bool
 ) -> None:
     contended = Contended(database, collisions)
-    buffer = StepBuffer(contended, retry)  # type: ignore[arg-type]
+    buffer = StepBuffer(contended, database.sync_items, retry)  # type: ignore[arg-type]
     run_id = ObjectId()
     for number in (1, 2):
         buffer.record(new_step(run_id, number))
@@ -203,7 +279,7 @@ def test_a_collision_in_a_write_that_is_not_durable_is_no_success(retry: MongoRe
     lost = {"code": 64, "codeName": "WriteConcernFailed", "errmsg": "timed out"}
     told = BulkWriteError({"writeErrors": [collision], "writeConcernErrors": [lost]})
     steps = Mock(bulk_write=Mock(side_effect=told))
-    buffer = StepBuffer(steps, retry)
+    buffer = StepBuffer(steps, Mock(), retry)
     buffer.record(new_step(ObjectId()))
     for writes in (1, 2):
         with pytest.raises(MongoRefused):
@@ -219,8 +295,8 @@ def test_a_mongodb_that_is_away_is_told_by_the_timer_and_by_a_flush(
         caplog.at_level(logging.WARNING),
         MongoClient[Document](uri, connect=False, serverSelectionTimeoutMS=10) as client,
     ):
-        steps = client["backoffice"]["sync_steps"]
-        buffer = StepBuffer(steps, MongoRetry(client, seconds=0))
+        steps, items = client["backoffice"]["sync_steps"], client["backoffice"]["sync_items"]
+        buffer = StepBuffer(steps, items, MongoRetry(client, seconds=0))
         buffer.record(new_step(ObjectId()))
         assert soon(lambda: caplog.messages != [])
         with pytest.raises(MongoUnavailable):

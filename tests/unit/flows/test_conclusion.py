@@ -28,16 +28,20 @@ def tally(
     skipped: int = 0,
     unchanged: int = 0,
     would_send: int = 0,
+    superseded: int = 0,
+    gone: int = 0,
     **codes: int,
 ) -> Tally:
-    left_alone = unchanged + would_send
+    not_sent = unchanged + would_send + superseded
     totals = StageTotals(
-        total=success + failed + skipped + left_alone,
+        total=success + failed + skipped + not_sent,
         success=success,
         failed=failed,
-        skipped=skipped + left_alone,
+        skipped=skipped + not_sent,
         unchanged=unchanged,
         would_send=would_send,
+        superseded=superseded,
+        gone=gone,
     )
     return Tally(totals, codes)
 
@@ -81,6 +85,33 @@ def tally(
             "Cancelled: 1 of 2 items are in",
         ),
         (tally(success=2), RUN_CANCELLED, "Cancelled", "Cancelled: 2 of 2 items are in"),
+        (
+            tally(success=2, unchanged=1, superseded=2),
+            None,
+            "Completed",
+            "3 of 3 items are in, 1 of them unchanged and not sent; "
+            "2 deleted duplicates are not sent",
+        ),
+        (
+            tally(success=2, gone=3),
+            None,
+            "Completed",
+            "2 of 2 items are in; 3 are gone from the source, and still enabled",
+        ),
+        (
+            tally(success=1, failed=1, skipped=1, superseded=2, gone=4, TIMEOUT=1, PARENT_FAILED=1),
+            None,
+            PARTIAL,
+            "1 of 3 items failed and 1 were skipped: PARENT_FAILED (1), TIMEOUT (1); "
+            "2 deleted duplicates are not sent; 4 are gone from the source, and still enabled",
+        ),
+        (
+            tally(success=1, failed=1, gone=40, GONE_TOO_MANY=1),
+            None,
+            "Failed",
+            "1 of 2 items failed: GONE_TOO_MANY (1); 40 are gone from the source, and still "
+            "enabled",
+        ),
     ],
 )
 def test_conclusion(counted: Tally, stopped: StopReason | None, state: str, message: str) -> None:
@@ -95,6 +126,11 @@ def test_conclusion(counted: Tally, stopped: StopReason | None, state: str, mess
         (
             tally(would_send=1, unchanged=3, failed=1, VALIDATION_ERROR=1),
             "Dry run: 1 of 5 items would be sent, 3 are unchanged, 1 would fail",
+        ),
+        (
+            tally(would_send=5, superseded=2, gone=1),
+            "Dry run: 5 of 5 items would be sent; 2 deleted duplicates are not sent; "
+            "1 are gone from the source, and still enabled",
         ),
     ],
 )

@@ -77,9 +77,17 @@ def test_entities_are_in_sync_order_whatever_was_asked() -> None:
         mode="changed",
         dry_run=True,
         skip_orphans=True,
+        disable_gone=True,
         trigger="after the import",
     )
-    expected = RunOptions("after the import", ("tenant", "domain"), SyncMode.CHANGED, True, True)
+    expected = RunOptions(
+        "after the import",
+        ("tenant", "domain"),
+        SyncMode.CHANGED,
+        dry_run=True,
+        skip_orphans=True,
+        disable_gone=True,
+    )
     assert options_of(asked) == expected
 
 

@@ -5,32 +5,49 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from pymongo import UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from tasks.entities import ENTITY_TYPES, EntityType, entity_type_named
 from tasks.errors import ItemError
 from tasks.hub.answer import UpsertOutcome
-from tasks.mongo import MongoRetry, identity
+from tasks.mongo import MongoRetry
+from tasks.request import request_of
 from tasks.run import Run
 from tasks.settings import read_settings
 from tasks.source.batch import LOWEST, NO_END, Batch
-from tasks.source.item import Found, InvalidItem, Item, Unchanged, item_from
+from tasks.source.bookkeeping import natural_key_of
+from tasks.source.item import Found, Item, item_from
+from tasks.source.twins import Twin, losers, twin_from
 from tasks.trail.audit_trail import AuditTrail
 from tasks.trail.counting import Counting
 from tasks.trail.fields import RunId
+from tasks.trail.gone import Gone
+from tasks.trail.items import (
+    Confirmed,
+    ItemKey,
+    ItemRecord,
+    Items,
+    ItemWrite,
+    LastOutcome,
+    confirmation_of,
+    failure_of,
+)
 from tasks.trail.liveness import Liveness
 from tasks.trail.runs import RunOptions, Runs
 from tasks.trail.stages import RequestTimes, Stages, StageTotals
 from tasks.trail.step_buffer import StepBuffer
-from tasks.trail.steps import PriorStep, Step, Steps
+from tasks.trail.steps import Step, Steps
 from tasks.trail.stops import Stops
 from tasks.upsert import BatchResult
-from tests.trail_documents import OPTIONS, step_document
+from tests.trail_documents import HUB, OPTIONS, PERMANENT, RUN, at
 
 Document = dict[str, Any]
 IN = UpsertOutcome(None, 200, "sync-1", 12.5)
 BATCH = Batch("tenant", "batch 1 of 1", LOWEST, NO_END, size=3)
+NOW = int(at(0).timestamp()) * 1000
 
 
 def batch_result(
@@ -44,7 +61,7 @@ def batch_result(
     to_retry: int = 0,
     first_error: ItemError | None = None,
 ) -> BatchResult:
-    """Return the result of a batch; `skipped` are those that have a step."""
+    """Return the result of a batch; `skipped` are those that were not to be left alone."""
     left_alone = unchanged + would_send
     totals = StageTotals(
         total=success + failed + skipped + left_alone,
@@ -58,15 +75,21 @@ def batch_result(
     return BatchResult(totals, to_retry, first_error)
 
 
-def item(entity_type: str, key: str, **fields: Any) -> Item | InvalidItem:
-    """Return an item whose `_id` is its natural key."""
-    document = {"_id": key, "id": key, "name": key.title(), "version": 1, **fields}
-    return item_from(entity_type_named(entity_type), document)
+def document(key: str, **fields: Any) -> Document:
+    """Return a source document whose `_id` is its natural key."""
+    return {"_id": key, "id": key, "name": key.title(), "version": 1, **fields}
 
 
-def tenant(key: str, **fields: Any) -> Item | InvalidItem:
-    """Return a tenant whose `_id` is its natural key."""
-    return item("tenant", key, **fields)
+def found(key: str, entity_type: str = "tenant", **fields: Any) -> Found:
+    """Return what is found of a source document."""
+    return item_from(entity_type_named(entity_type), document(key, **fields), NOW)
+
+
+def item(key: str, entity_type: str = "tenant", **fields: Any) -> Item:
+    """Return the item of a source document that can be sent."""
+    item = found(key, entity_type, **fields)
+    assert isinstance(item, Item)
+    return item
 
 
 class Hub:
@@ -75,9 +98,12 @@ class Hub:
     def __init__(self, *answers: UpsertOutcome | BaseException) -> None:
         self._answers = list(answers)
         self.sent: list[tuple[str, str, Document]] = []
+        self.before: Callable[[], object] = lambda: None
+        """What happens before a request is answered."""
         self.is_closed = False
 
     def upsert(self, entity_type: EntityType, request_id: str, body: Document) -> UpsertOutcome:
+        self.before()
         self.sent.append((entity_type.name, request_id, body))
         answer = self._answers.pop(0) if self._answers else IN
         if isinstance(answer, BaseException):
@@ -94,31 +120,40 @@ class Hub:
 
 
 class Source:
-    """A source whose items are all in one batch."""
+    """A source whose documents are all in one batch; they come in `_id` order."""
 
-    def __init__(self, *items: Item | InvalidItem) -> None:
-        self.items = items
-        self.superseded: list[Item | InvalidItem] = []
+    def __init__(self, *documents: Document) -> None:
+        self.documents = list(documents)
+        self.collections = [entity_type.collection for entity_type in ENTITY_TYPES]
 
-    def read(self, _batch: Batch) -> Iterator[Item | InvalidItem]:
-        return iter(self.items)
+    def pages(self, batch: Batch) -> Iterator[list[Found]]:
+        entity_type = entity_type_named(batch.entity_type)
+        if self.documents:
+            yield [item_from(entity_type, document, NOW) for document in self.documents]
 
-    def read_unless(
-        self, _batch: Batch, confirmed: Callable[[Sequence[str]], Container[str]]
-    ) -> Iterator[Found]:
-        known = confirmed([item.request_id for item in self.items if isinstance(item, Item)])
-        for item in self.items:
-            is_known = isinstance(item, Item) and item.request_id in known
-            yield Unchanged(item.source_id) if is_known else item
+    def duplicates(self, entity_type: EntityType) -> Iterator[Twin]:
+        return losers(self.twins(entity_type, self.present(entity_type)))
 
-    def duplicates(self, _entity_type: EntityType) -> Iterator[Item | InvalidItem]:
-        return iter(self.superseded)
+    def twins(self, entity_type: EntityType, natural_keys: Container[str]) -> list[Twin]:
+        keys = [natural_key_of(entity_type, document) for document in self.documents]
+        return [
+            twin_from(entity_type, key, document, NOW)
+            for key, document in zip(keys, self.documents, strict=True)
+            if key is not None and key in natural_keys
+        ]
+
+    def existing(self, entity_types: Sequence[EntityType]) -> list[str]:
+        return [each.collection for each in entity_types if each.collection in self.collections]
+
+    def present(self, entity_type: EntityType) -> set[str]:
+        keys = {natural_key_of(entity_type, document) for document in self.documents}
+        return {key for key in keys if key is not None}
 
     def plan(self, entity_type: EntityType, concurrency: int, max_batches: int) -> list[Batch]:
         assert (concurrency, max_batches) == (3, 100)
         return [
             Batch(entity_type.name, str(number), LOWEST, NO_END, size=number + 1)
-            for number in range(len(self.items))
+            for number in range(len(self.documents))
         ]
 
 
@@ -142,40 +177,40 @@ class Slots:
         self.are_released = True
 
 
-class _Steps(Steps):
-    """Steps without the index bounds that mongomock does not know: a stage has one batch."""
+class _OneByOne:
+    """A collection whose bulk writes are made one by one: mongomock fails at PyMongo's own."""
 
-    def __init__(self, sync_steps: Collection[Document], retry: MongoRetry) -> None:
-        super().__init__(sync_steps, retry)
-        self._documents = sync_steps
+    def __init__(self, collection: Collection[Document]) -> None:
+        self._collection = collection
 
-    def prior(
-        self, run_id: RunId, entity_type: str, _start: Any, _end: Any
-    ) -> dict[bytes, PriorStep]:
-        found = self._documents.find({"run_id": run_id, "entity_type": entity_type})
-        return {identity(step["source_id"]): PriorStep.model_validate(step) for step in found}
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._collection, name)
+
+    def bulk_write(self, writes: Sequence[UpdateOne], *, ordered: bool) -> None:
+        assert not ordered
+        faults = [
+            {"index": position, "code": 11000, "errmsg": ""}
+            for position, write in enumerate(writes)
+            if not self._is_written(write)
+        ]
+        if faults:
+            raise BulkWriteError({"writeErrors": faults, "writeConcernErrors": []})
+
+    def _is_written(self, write: UpdateOne) -> bool:
+        try:
+            self._collection.update_one(write._filter, write._doc, upsert=bool(write._upsert))
+        except DuplicateKeyError:
+            return False
+        return True
 
 
 class _Buffer(StepBuffer):
-    """Steps that wait for a flush, and are written one by one."""
+    """Steps that wait for a flush, and go by no clock."""
 
-    def __init__(self, sync_steps: Collection[Document], retry: MongoRetry) -> None:
-        super().__init__(sync_steps, retry)
-        self._documents = sync_steps
-        self._recorded: list[Step] = []
-
-    def record(self, step: Step) -> None:
-        self._recorded.append(step)
-
-    def flush(self) -> None:
-        while self._recorded:
-            fields = dict(self._recorded.pop(0))
-            document = step_document(
-                fields.pop("run_id"), fields.pop("source_id"), fields.pop("error"), **fields
-            )
-            key = {name: document[name] for name in ("run_id", "entity_type", "source_id")}
-            self._documents.delete_one(key)
-            self._documents.insert_one(document)
+    def record(self, step: Step, item: ItemWrite | None = None) -> None:
+        super().record(step, item)
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class _Stages(Stages):
@@ -191,15 +226,19 @@ class _Stages(Stages):
 
 def trail_in_memory(database: Database[Document], retry: MongoRetry) -> AuditTrail:
     """Return an audit trail on mongomock."""
-    sync_runs, sync_steps = database.sync_runs, database.sync_steps
-    runs, steps = Runs(sync_runs, retry), _Steps(sync_steps, retry)
-    buffer = _Buffer(sync_steps, retry)
+    sync_runs: Any = database.sync_runs
+    sync_steps: Any = _OneByOne(database.sync_steps)
+    sync_items: Any = _OneByOne(database.sync_items)
+    runs, steps = Runs(sync_runs, retry), Steps(sync_steps, retry)
+    buffer = _Buffer(sync_steps, sync_items, retry)
     return AuditTrail(
         runs,
         _Stages(sync_runs, retry),
         Stops(sync_runs, retry),
         Liveness(sync_runs, retry),
         steps,
+        Items(sync_items, retry),
+        Gone(sync_items, retry),
         buffer,
         Counting(runs, steps, buffer),
     )
@@ -218,7 +257,7 @@ class RunInMemory:
         self.database = database
         self._monkeypatch = monkeypatch
         for entity_type in ENTITY_TYPES:
-            monkeypatch.setenv(entity_type.url_variable, "https://hub.example/upsert")
+            monkeypatch.setenv(entity_type.url_variable, HUB)
         monkeypatch.setenv("ADMIN_SYNC_TOKEN", "a-token")
         monkeypatch.setenv("MONGODB_URI", "mongodb://127.0.0.1:9")
         monkeypatch.setenv("ADMIN_TASK_RUNNER", "dask")  # threads stay on one core for good
@@ -242,3 +281,36 @@ class RunInMemory:
     def steps(self) -> dict[str, Document]:
         """Return the steps on record by natural key."""
         return {step["natural_key"]: step for step in self.database.sync_steps.find()}
+
+    def items(self) -> dict[str, Document]:
+        """Return the documents of `sync_items` by natural key."""
+        return {item["natural_key"]: item for item in self.database.sync_items.find()}
+
+    def confirm(self, *items: Item) -> None:
+        """Put on record that Stage 1 has confirmed items, each after what is on record of it."""
+        for item in items:
+            key, known = self._known(item)
+            request = request_of(item, known)
+            confirmed = Confirmed(
+                request_id=request.request_id,
+                version=request.version,
+                digest=item.digest,
+                run_id=RUN,
+                at=at(0),
+                body=item.body,
+            )
+            self._write(confirmation_of(key, item.source_id, confirmed, known))
+
+    def fail(self, item: Item, error: ItemError = PERMANENT, requests: int = 1) -> None:
+        """Put on record that an item is not in."""
+        key, _ = self._known(item)
+        last = LastOutcome(ok=False, error=error, run_id=RUN, at=at(1))
+        self._write(failure_of(key, item.source_id, last, requests=requests, not_taken=None))
+
+    def _known(self, item: Item) -> tuple[ItemKey, ItemRecord | None]:
+        key = ItemKey(HUB, item.entity_type.name, item.natural_key)
+        known = self.trail.items.known(HUB, key.entity_type, [key.natural_key])
+        return key, known.get(key.natural_key)
+
+    def _write(self, write: UpdateOne) -> None:
+        _OneByOne(self.database.sync_items).bulk_write([write], ordered=False)

@@ -9,16 +9,20 @@ import pytest
 from bson import ObjectId
 from pymongo.database import Database
 
+from tasks.decision import Conditions
 from tasks.entities import entity_type_named
 from tasks.errors import RUN_CANCELLED, StopReason
 from tasks.mongo import MongoRetry
 from tasks.mongo_errors import MongoUnavailable
+from tasks.outcome import Outcome
+from tasks.request import request_of
 from tasks.run import flow_run_of, run_here, run_of
 from tasks.settings import SettingsError, read_settings
-from tasks.source.item import Item
+from tasks.source.item import InvalidItem
+from tasks.trail.gone import GoneItems
 from tasks.trail.runs import RunAttempt, RunOptions, SyncMode
-from tests.trail_documents import PERMANENT, TRANSIENT, step_document
-from tests.unit.tasks.run_in_memory import BATCH, RunInMemory, Source, tenant
+from tests.trail_documents import HUB, OPTIONS, PERMANENT, step_document
+from tests.unit.tasks.run_in_memory import IN, RunInMemory, Source, document, found, item
 
 Document = dict[str, Any]
 
@@ -28,6 +32,12 @@ def world(
     database: Database[Document], retry: MongoRetry, monkeypatch: pytest.MonkeyPatch
 ) -> RunInMemory:
     return RunInMemory(database, retry, monkeypatch)
+
+
+def taken(key: str) -> Outcome:
+    """Return the outcome of a tenant that Stage 1 has taken."""
+    tenant = item(key)
+    return Outcome(tenant, None, request_of(tenant, None), answer=IN)
 
 
 @pytest.fixture
@@ -85,39 +95,118 @@ def test_a_run_that_can_not_say_that_it_was_interrupted_still_stops(world: RunIn
     assert not run.gate.is_open()
 
 
-def test_items_come_with_their_step_in_this_run(world: RunInMemory) -> None:
-    world.source = Source(tenant("new"), tenant("tried"))
-    run = world.open()
-    assert [prior for _, prior in run.items(BATCH)] == [None, None]
-    world.database.sync_steps.insert_many(
-        [
-            step_document(run.id, "tried", TRANSIENT, attempts=2),
-            step_document(ObjectId(), "new", TRANSIENT),
-        ]
-    )
-    (new, no_step), (tried, prior) = run.items(BATCH)
-    assert (new, tried) == world.source.items
-    assert no_step is None
-    assert prior is not None
-    assert (prior.error, prior.attempts, prior.run_attempt) == (TRANSIENT, 2, 1)
-
-
 def test_an_outcome_is_recorded_with_what_is_known(world: RunInMemory) -> None:
     run = world.open()
-    valid, invalid = tenant("valid", version=7), tenant("invalid", version=8, name=None)
-    assert isinstance(valid, Item)
-    run.record(valid, None, attempts=1, sync_id="s")
-    run.record(invalid, PERMANENT)
+    valid, invalid = item("valid", version=7), found("invalid", version=8, name=None)
+    assert isinstance(invalid, InvalidItem)
+    request = request_of(valid, None)
+    run.record(Outcome(valid, None, request, answer=IN), attempts=1)
+    run.record(Outcome(invalid, PERMANENT))
     run.trail.buffer.flush()
     steps = world.steps()
     assert (steps["valid"]["request_id"], steps["invalid"]["request_id"]) == (
-        valid.request_id,
+        request.request_id,
         None,
     )
     for step, version, attempts in ((steps["valid"], 7, 1), (steps["invalid"], 8, 0)):
         assert (step["run_id"], step["run_attempt"], step["version"]) == (run.id, 1, version)
         assert (step["flow_run_id"], step["entity_type"]) == ("a flow run", "tenant")
         assert step["attempts"] == attempts
+    answers = [
+        (step["http_status"], step["sync_id"], step["duration_ms"])
+        for step in (steps["valid"], steps["invalid"])
+    ]
+    assert answers == [(200, "sync-1", 12.5), (None, None, None)]
+
+
+def test_an_outcome_changes_the_record_of_its_item_except_in_a_dry_run(
+    world: RunInMemory,
+) -> None:
+    acme, broken = item("acme"), found("broken", name=None)
+    assert isinstance(broken, InvalidItem)
+    dry_run = world.open(replace(OPTIONS, dry_run=True))
+    dry_run.record(Outcome(broken, PERMANENT))
+    dry_run.trail.buffer.flush()
+    assert (set(world.steps()), world.items()) == ({"broken"}, {})
+    dry_run.options = OPTIONS
+    dry_run.record(Outcome(broken, PERMANENT))
+    dry_run.record(Outcome(acme, None, request_of(acme, None), answer=IN))
+    dry_run.trail.buffer.flush()
+    items = world.items()
+    assert set(items) == {"acme", "broken"}
+    assert {item["hub"] for item in items.values()} == {HUB}
+    assert items["acme"]["confirmed"]["run_id"] == items["broken"]["last"]["run_id"] == dry_run.id
+    assert items["broken"]["not_in_since"] == items["broken"]["last"]["at"]
+
+
+def test_content_without_a_version_is_recorded_under_the_version_that_it_went_as(
+    world: RunInMemory,
+) -> None:
+    run, acme = world.open(), item("acme", version=None)
+    request = request_of(acme, None)
+    run.record(Outcome(acme, None, request, answer=IN))
+    run.trail.buffer.flush()
+    assert world.steps()["acme"]["version"] == request.version == acme.digest
+
+
+def test_only_what_stage_1_never_got_is_announced(world: RunInMemory) -> None:
+    run = world.open()
+    new, held, raised = item("new"), item("held"), item("raised")
+    world.confirm(held, raised)
+    known = world.trail.items.known(HUB, "tenant", ["held", "raised"])
+    later = item("raised", version=2, name="Risen")
+    requests = [
+        (request_of(new, None), None),
+        (request_of(held, known["held"]), known["held"]),
+        (request_of(later, known["raised"]), known["raised"]),
+    ]
+    assert run.announce(new.entity_type, requests) == set()
+    items = world.items()
+    assert {key for key, item in items.items() if item.get("in_doubt")} == {"new", "raised"}
+    (announced,) = items["raised"]["in_doubt"]
+    assert (announced["request_id"], announced["version"], announced["run_id"]) == (
+        requests[2][0].request_id,
+        2,
+        run.id,
+    )
+    assert announced["digest"] == later.digest
+    assert items["raised"]["source_id"] == "raised"
+
+
+def test_an_item_that_another_document_has_taken_is_not_to_be_sent(world: RunInMemory) -> None:
+    run, acme, twin = world.open(), item("acme", _id=1), item("acme", _id=2)
+    tenant = acme.entity_type
+    assert run.announce(tenant, [(request_of(acme, None), None)]) == set()
+    assert run.announce(tenant, [(request_of(twin, None), None)]) == {"acme"}
+    assert world.items()["acme"]["source_id"] == 1
+
+
+def test_what_is_gone_is_noted_by_real_runs_only_and_so_is_what_is_back(
+    world: RunInMemory,
+) -> None:
+    tenant = entity_type_named("tenant")
+    world.confirm(item("here"), item("gone"), item("off", enabled=False))
+    world.source = Source(document("here"))
+    dry_run = world.open(replace(OPTIONS, dry_run=True))
+    assert dry_run.find_gone(tenant) == GoneItems(1, 2, ("gone",))
+    assert all("gone_since" not in item for item in world.items().values())
+    dry_run.options = OPTIONS
+    assert dry_run.find_gone(tenant) == GoneItems(1, 2, ("gone",))
+    assert [key for key, item in world.items().items() if "gone_since" in item] == ["gone"]
+    dry_run.note_back(tenant, ["gone"])
+    assert all("gone_since" not in item for item in world.items().values())
+
+
+@pytest.mark.parametrize("mode", SyncMode)
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_conditions_of_a_run(world: RunInMemory, mode: SyncMode, dry_run: bool) -> None:
+    world.open()
+    options = replace(OPTIONS, mode=mode, dry_run=dry_run)
+    run = world.open()
+    run.options = options
+    assert run.conditions(entity_type_named("tenant")) == Conditions(
+        run_attempt=2, is_dry_run=dry_run, leaves_unchanged=mode is SyncMode.CHANGED
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +226,7 @@ def test_children_of_failed_parents_are_known_where_they_are_not_sent(
 
 def test_a_run_that_is_closed_leaves_nothing_behind(world: RunInMemory) -> None:
     run = world.open()
-    run.record(tenant("a"), None)
+    run.record(taken("a"))
     run.close()
     assert world.hub.is_closed
     assert world.slots.are_released
@@ -176,7 +265,7 @@ def test_a_flow_run_holds_its_run_open_until_it_ends_however_it_does(
         with flow_run_of(attempt, settings) as run:
             assert run_here(attempt.run_id) is run is run_of(attempt)
             assert run.is_here
-            run.record(tenant("a"), None)
+            run.record(taken("a"))
             raise InterruptedError
 
     with pytest.raises(InterruptedError):

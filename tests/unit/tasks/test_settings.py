@@ -119,6 +119,24 @@ def test_insecure_urls_are_refused_unless_allowed(
     assert "pass" not in read_settings().upsert_url(entity_type_named("tenant"))
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://hub.example/t",
+        "https://hub.example/t?code=marked&v=1",
+        "https://hub.example/t#marked",
+        "https://marked:marked@hub.example/t",
+    ],
+)
+def test_a_stage_1_is_known_by_its_url_without_credentials_and_query(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADMIN_ALLOW_INSECURE_HTTP", "true")
+    monkeypatch.setenv(TENANTS_URL, url)
+    assert read_settings().hub(entity_type_named("tenant")) == "https://hub.example/t"
+    assert read_settings().hub(entity_type_named("client")) == "https://hub.example/clients"
+
+
 @pytest.mark.parametrize("host", ["localhost:9000", "127.0.0.1", "127.8.8.8:1", "[::1]:9000"])
 def test_plain_http_to_loopback_is_fine(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TENANTS_URL, f"http://{host}/t")

@@ -2,49 +2,59 @@
 
 import os
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from bson import ObjectId
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 from pymongo.database import Database
 from pymongo.errors import AutoReconnect
 
+from tasks.entities import entity_type_named
 from tasks.errors import HUB_UNAVAILABLE, ErrorClass, ItemError, StopReason
 from tasks.hub.answer import UpsertOutcome
 from tasks.mongo import MongoRetry
 from tasks.mongo_errors import MongoRefused, MongoUnavailable
+from tasks.request import request_of
 from tasks.run import Run
 from tasks.slots import SlotsUnavailable
-from tasks.source.item import Item
+from tasks.source.batch import GoneBatch
+from tasks.source.item import Item, item_from
+from tasks.source.request_id import request_id
+from tasks.stage import plan_stage
+from tasks.trail.items import Announcement
 from tasks.trail.runs import RunOptions, SyncMode
 from tasks.trail.stages import RequestTimes, RunStatus
 from tasks.upsert import BatchCount, BatchResult, is_transient, send_batch, upsert_task
 from tests.trail_documents import (
+    HUB,
     OPTIONS,
     PERMANENT,
     SKIPPED,
     STOPPING,
     TRANSIENT,
     at,
+    item_key,
+    sent,
     step_document,
 )
 from tests.unit.tasks.run_in_memory import (
     BATCH,
     IN,
+    NOW,
     Hub,
     RunInMemory,
     Source,
     batch_result,
+    document,
     item,
-    tenant,
 )
 
 Document = dict[str, Any]
-REFUSED = UpsertOutcome(PERMANENT, 404, None, 3.0)
+REFUSED = UpsertOutcome(PERMANENT, 404, None, 3.0, is_refusal=True)
 NO_ANSWER = UpsertOutcome(TRANSIENT, None, None, 8_000.0)
 LOCKED_OUT = UpsertOutcome(STOPPING, 200, None, 1.0)
 
@@ -71,23 +81,33 @@ def spied_gate(run: Run) -> Mock:
 
 
 def test_an_item_is_sent_and_what_came_of_it_is_on_record(world: RunInMemory) -> None:
-    item = tenant("acme", logo="l.png")
-    assert isinstance(item, Item)
-    world.source = Source(item)
+    request = request_of(item("acme", logo="l.png"), None)
+    world.source = Source(document("acme", logo="l.png"))
     run = world.open()
     assert send_batch(run, BATCH, "task-1") == batch_result(success=1)
     body = {"id": "acme", "name": "Acme", "enabled": True, "logo": "l.png"}
-    assert world.hub.sent == [("tenant", item.request_id, body)]
+    assert world.hub.sent == [("tenant", request.request_id, body)]
     step = world.steps()["acme"]
     assert told(step, "run_id", "flow_run_id", "run_attempt") == (run.id, "a flow run", 1)
-    assert told(step, "source_id", "version", "request_id") == ("acme", 1, item.request_id)
+    assert told(step, "source_id", "version", "request_id") == ("acme", 1, request.request_id)
     assert told(step, "ok", "state", "error", "attempts") == (True, "Completed", None, 1)
     assert told(step, "http_status", "sync_id", "duration_ms") == (200, "sync-1", 12.5)
     assert step["task_run_id"] == "task-1"
+    record = world.items()["acme"]
+    assert told(record, "hub", "entity_type", "source_id") == (HUB, "tenant", "acme")
+    assert told(record["confirmed"], "request_id", "version", "body", "sync_id", "run_id") == (
+        request.request_id,
+        1,
+        body,
+        "sync-1",
+        run.id,
+    )
+    assert record["last"]["ok"] is True
+    assert "in_doubt" not in record
 
 
 def test_an_item_that_fails_stops_no_other(world: RunInMemory) -> None:
-    world.source = Source(tenant("a"), tenant("b"), tenant("c"), tenant("d", name=None))
+    world.source = Source(document("a"), document("b"), document("c"), document("d", name=None))
     world.hub = Hub(REFUSED, NO_ANSWER, IN)
     result = send_batch(world.open(), BATCH, "task-1")
     assert result == batch_result(success=1, failed=3, to_retry=1, first_error=PERMANENT)
@@ -103,6 +123,14 @@ def test_an_item_that_fails_stops_no_other(world: RunInMemory) -> None:
         "VALIDATION_ERROR",
     ]
     assert world.hub.keys == ["a", "b", "c"]
+    items = world.items()
+    assert {key: item["last"]["ok"] for key, item in items.items()} == {
+        "a": False,
+        "b": False,
+        "c": True,
+        "d": False,
+    }
+    assert [items[key]["attempts"] for key in "abd"] == [1, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +153,7 @@ def test_an_item_with_a_step_on_record(
     result: BatchResult,
     sends_as: int | None,
 ) -> None:
-    world.source = Source(tenant("acme"))
+    world.source = Source(document("acme"))
     world.open()
     run = world.open()
     step = step_document(run.id, "acme", prior, attempts=3, run_attempt=run_attempt)
@@ -140,29 +168,408 @@ def test_an_item_with_a_step_on_record(
 
 
 def test_what_an_earlier_run_has_sent_is_left_alone(world: RunInMemory) -> None:
-    known, new = tenant("known"), tenant("new")
-    assert isinstance(known, Item)
-    world.source = Source(known, new)
+    world.source = Source(document("known"), document("new"))
+    world.confirm(item("known"))
+    before = world.items()["known"]
     run = world.open(replace(OPTIONS, mode=SyncMode.CHANGED))
-    of_another_run = step_document(ObjectId(), "known", request_id=known.request_id)
-    world.database.sync_steps.insert_one(of_another_run)
     assert send_batch(run, BATCH, "task-1") == batch_result(success=1, unchanged=1)
     assert world.hub.keys == ["new"]
-    assert world.database.sync_steps.count_documents({"run_id": run.id}) == 1
+    assert set(world.steps()) == {"new"}
+    assert world.items()["known"] == before
+
+
+def edited(world: RunInMemory) -> None:
+    world.source.documents = [document("a", name="Another name")]
+
+
+def failing(world: RunInMemory) -> None:
+    world.fail(item("a"))
+
+
+def doubtful(world: RunInMemory) -> None:
+    announced = sent("an id", digest="other content").model_dump()
+    world.database.sync_items.update_one({}, {"$set": {"in_doubt": [announced]}})
+
+
+def held_by_another_hub(world: RunInMemory) -> None:
+    world.database.sync_items.update_one({}, {"$set": {"hub": "https://other.example/upsert"}})
+
+
+@pytest.mark.parametrize("happening", [edited, failing, doubtful, held_by_another_hub])
+def test_what_stage_1_does_not_hold_as_it_is_is_sent(
+    world: RunInMemory, happening: Callable[[RunInMemory], None]
+) -> None:
+    world.source = Source(document("a"))
+    world.confirm(item("a"))
+    happening(world)
+    send_batch(world.open(replace(OPTIONS, mode=SyncMode.CHANGED)), BATCH, "task-1")
+    assert world.hub.keys == ["a"]
+
+
+def test_a_full_run_sends_what_is_unchanged_under_the_id_that_was_confirmed(
+    world: RunInMemory,
+) -> None:
+    documents = [document("a"), document("b", version=None)]
+    world.source = Source(*documents)
+    for _ in range(2):
+        run = world.open(replace(OPTIONS, mode=SyncMode.FULL))
+        world.database.sync_steps.delete_many({})
+        assert send_batch(run, BATCH, "task-1") == batch_result(success=2)
+    ids = [request_id for _, request_id, _ in world.hub.sent]
+    assert ids[:2] == ids[2:]
+    assert [len(item["confirmed_ids"]) for item in world.items().values()] == [1, 1]
+
+
+def test_items_are_announced_before_they_are_sent(world: RunInMemory) -> None:
+    keys = [f"t{number:03}" for number in range(102)]
+    world.source = Source(*map(document, keys))
+    announced: list[set[str]] = []
+    world.hub.before = lambda: announced.append(in_doubt(world))
+    send_batch(world.open(), BATCH, "task-1")
+    assert len(announced) == len(world.hub.keys) == 102
+    assert all(key in doubtful for key, doubtful in zip(world.hub.keys, announced, strict=True)), (
+        "something was sent that was not announced"
+    )
+    assert max(map(len, announced)) <= 100, "a crash leaves more in doubt than it need"
+    assert in_doubt(world) == set()
+
+
+@pytest.mark.parametrize(
+    ("answer", "doubtful"),
+    [(REFUSED, set()), (replace(REFUSED, is_refusal=False), {"a"}), (NO_ANSWER, {"a"})],
+    ids=["refused", "refused by who knows whom", "no answer"],
+)
+def test_what_stage_1_surely_has_not_taken_is_not_in_doubt(
+    world: RunInMemory, answer: UpsertOutcome, doubtful: set[str]
+) -> None:
+    world.source = Source(document("a"))
+    world.hub = Hub(answer)
+    send_batch(world.open(), BATCH, "task-1")
+    assert in_doubt(world) == doubtful
+    record = world.items()["a"]
+    assert told(record, "attempts", "not_in_since") == (1, record["last"]["at"])
+
+
+def test_a_stop_withdraws_what_was_announced_and_is_not_sent(world: RunInMemory) -> None:
+    world.source = Source(*map(document, "abc"))
+    world.hub = Hub(LOCKED_OUT)
+    run = world.open()
+    announced: list[set[str]] = []
+    world.hub.before = lambda: announced.append(in_doubt(world))
+    send_batch(run, BATCH, "task-1")
+    assert (world.hub.keys, announced) == (["a"], [{"a", "b", "c"}])
+    assert in_doubt(world) <= {"a"}
+    assert told(world.items()["b"]["last"], "ok", "error") == (
+        False,
+        {
+            "code": "RUN_STOPPED",
+            "message": "not sent: INVALID_TOKEN at tenant a: who are you?",
+            "class": "skipped",
+        },
+    )
+
+
+def test_a_lost_answer_is_asked_for_again_under_the_same_id(world: RunInMemory) -> None:
+    world.source = Source(document("a", version=None, name="Changed"))
+    world.confirm(item("a", version=None))
+    world.hub = Hub(NO_ANSWER)
+    run = world.open()
+    for _ in range(2):
+        send_batch(run, BATCH, "task-1")
+    (_, first, _), (_, second, _) = world.hub.sent
+    assert first == second
+    record = world.items()["a"]
+    assert record["confirmed"]["request_id"] == first
+    assert record["recovered"]["run_id"] == run.id
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "now", "code_"),
+    [
+        ([{}], {"name": "Edited"}, "VERSION_NOT_RAISED"),
+        ([{}, {"version": 2, "name": "Edited"}], {}, "VERSION_REUSED"),
+    ],
+)
+def test_a_repeat_counts_as_failed_though_stage_1_says_that_it_is_in(
+    world: RunInMemory, confirmed: list[Document], now: Document, code_: str
+) -> None:
+    for fields in confirmed:
+        world.confirm(item("a", **fields))
+    before = world.items()["a"]
+    world.source = Source(document("a", **now))
+    result = send_batch(world.open(), BATCH, "task-1")
+    assert (result.totals.failed, result.totals.success, result.to_retry) == (1, 0, 0)
+    assert world.hub.keys == ["a"], "a kinder Stage 1 gets no chance"
+    step, record = world.steps()["a"], world.items()["a"]
+    assert told(step, "ok", "state", "http_status", "sync_id") == (False, "Failed", 200, "sync-1")
+    assert code(step) == record["last"]["error"]["code"] == code_
+    assert record["confirmed"] == before["confirmed"]
+    assert told(record, "attempts", "not_in_since") == (1, record["last"]["at"])
+
+
+@pytest.mark.parametrize("skips_orphans", [True, False])
+def test_children_of_an_item_that_is_in_at_an_older_version_are_sent(
+    world: RunInMemory, skips_orphans: bool
+) -> None:
+    world.confirm(item("acme"))
+    world.source = Source(document("acme", name="Edited"))
+    options = RunOptions("a test", ("tenant", "subtenant"), skip_orphans=skips_orphans)
+    run = world.open(options)
+    send_batch(run, BATCH, "task-1")
+    world.source.documents = [document("s", tenant_id="acme")]
+    send_batch(run, replace(BATCH, entity_type="subtenant"), "task-1")
+    assert world.hub.keys == ["acme", "s"]
+
+
+def in_doubt(world: RunInMemory) -> set[str]:
+    return {key for key, item in world.items().items() if item.get("in_doubt")}
+
+
+class Intruder:
+    """Announces a document, as another process would, just before the items of a batch are."""
+
+    def __init__(self, world: RunInMemory, other: Document) -> None:
+        self._items = world.trail.items
+        self._source = world.source
+        self._other: Document | None = other
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._items, name)
+
+    def announce(self, announcements: Sequence[Announcement]) -> set[str]:
+        if other := self._other:
+            self._other = None
+            self._source.documents.append(other)
+            self._source.documents.sort(key=lambda each: str(each["_id"]))
+            found = item_from(entity_type_named("tenant"), other, NOW)
+            assert isinstance(found, Item)
+            self._items.announce([announcement_of(found)])
+        return self._items.announce(announcements)
+
+
+def announcement_of(item: Item, known_source_id: Any = None) -> Announcement:
+    request = request_of(item, None)
+    told = sent(request.request_id, version=request.version, digest=item.digest)
+    return Announcement(item_key(item.natural_key), item.source_id, told, known_source_id)
+
+
+@pytest.mark.parametrize(
+    ("other", "sends", "step"),
+    [
+        ({"_id": "z", "version": 2}, [], "DUPLICATE_KEY"),
+        ({"_id": "0", "version": 1}, [], "DUPLICATE_KEY"),
+        ({"_id": "z", "version": 1}, ["a"], None),
+        ({"_id": "z", "version": 0}, ["a"], None),
+        ({"_id": "z", "version": 2, "deleted": True}, ["a"], None),
+    ],
+    ids=["higher", "equal, and lower _id", "equal, and higher _id", "lower", "deleted"],
+)
+def test_an_item_that_another_document_takes_meanwhile_is_looked_up_again(
+    world: RunInMemory, other: Document, sends: list[str], step: str | None
+) -> None:
+    world.source = Source(document("b"), document("a", _id="m"))
+    run = world.open()
+    intruder: Any = Intruder(world, document("a", **other))
+    run.trail = replace(run.trail, items=intruder)
+    result = send_batch(run, BATCH, "task-1")
+    assert world.hub.keys == ["b", *sends]
+    assert result.totals.total == 2
+    own = world.database.sync_steps.find_one({"source_id": "m"})
+    assert own is not None
+    assert code(own) == step
+    assert world.items()["a"]["source_id"] == ("m" if sends else other["_id"])
+
+
+def test_twins_of_an_item_that_is_taken_meanwhile_are_on_record_too(world: RunInMemory) -> None:
+    world.source = Source(document("a", _id="1"), document("a", _id="2", version=2))
+    run = world.open()
+    intruder: Any = Intruder(world, document("a", _id="3", version=3))
+    run.trail = replace(run.trail, items=intruder)
+    result = send_batch(run, BATCH, "task-1")
+    assert world.hub.sent == []
+    steps = {step["source_id"]: code(step) for step in world.database.sync_steps.find()}
+    assert steps == {"1": "DUPLICATE_KEY", "2": "DUPLICATE_KEY"}
+    assert result.totals.failed == 2
+
+
+def test_a_repeat_does_not_hide_what_a_better_twin_has_brought_in_meanwhile(
+    world: RunInMemory,
+) -> None:
+    """A full run repeats version 1 while another process sends version 2 of a new document."""
+    world.confirm(item("a", _id="1"))
+    world.source = Source(document("a", _id="1"))
+    run = world.open()
+    world.hub.before = lambda: world.confirm(item("a", _id="2", version=2, name="Newer"))
+    send_batch(run, BATCH, "task-1")
+    known = world.trail.items.known(HUB, "tenant", ["a"])["a"]
+    assert not request_of(item("a", _id="1"), known).is_in, "Stage 1 has version 2"
+
+
+def test_a_better_twin_that_appears_while_the_other_is_about_to_be_sent_waits_for_the_next_run(
+    world: RunInMemory,
+) -> None:
+    """Both would be sent at once, and the worse one perhaps last."""
+    world.source = Source(document("0"), document("a", _id="1"))
+    run = world.open()
+    better = item("a", _id="2", version=2, name="Newer")
+    is_lost: list[bool] = []
+
+    def another_batch() -> None:
+        world.source.documents.append(document("a", _id="2", version=2, name="Newer"))
+        (candidate,) = run.lookup.candidates(better.entity_type, [better])
+        is_lost.append(candidate.lost_as is not None)
+
+    world.hub.before = another_batch
+    send_batch(run, BATCH, "task-1")
+    assert is_lost[0]
+    (candidate,) = world.open().lookup.candidates(better.entity_type, [better])
+    assert candidate.lost_as is not None, "it is the same run yet"
 
 
 def test_a_dry_run_sends_nothing_and_takes_no_slot(world: RunInMemory) -> None:
-    world.source = Source(tenant("a"), tenant("b"), tenant("c", name=None))
+    world.source = Source(document("a"), document("b"), document("c", name=None))
     result = send_batch(world.open(replace(OPTIONS, dry_run=True)), BATCH, "task-1")
     assert result == batch_result(failed=1, would_send=2, first="a", first_error=result.first_error)
     assert world.hub.sent == []
     assert world.slots.held_by == []
-    assert [code(step) for step in world.steps().values()] == ["VALIDATION_ERROR"]
+    assert {key: code(step) for key, step in world.steps().items()} == {
+        "a": "WOULD_SEND",
+        "b": "WOULD_SEND",
+        "c": "VALIDATION_ERROR",
+    }
+    assert world.items() == {}, "it was announced, or it counts as not in"
+
+
+def test_a_dry_run_says_what_would_change_and_changes_no_record(world: RunInMemory) -> None:
+    held = [item("same"), item("edited"), item("gone"), item("back")]
+    world.confirm(*held)
+    world.fail(held[0])
+    world.database.sync_items.update_one({"natural_key": "back"}, {"$set": {"gone_since": at(2)}})
+    before = world.items()
+    world.source = Source(
+        document("same"),
+        document("edited", version=2, name="New Name", secret="marked"),
+        document("new", logo="l.png"),
+        document("back"),
+    )
+    run = world.open(replace(OPTIONS, dry_run=True, mode=SyncMode.CHANGED))
+    result = send_batch(run, BATCH, "task-1")
+    assert result == batch_result(would_send=3, unchanged=1, first="same")
+    changes = {
+        key: [told(each, "field", "old", "new") for each in step["changes"]]
+        for key, step in world.steps().items()
+    }
+    assert changes == {
+        "same": [],
+        "edited": [("name", '"Edited"', '"New Name"'), ("secret", None, "(not shown)")],
+        "new": [
+            ("enabled", None, "true"),
+            ("id", None, '"new"'),
+            ("logo", None, '"l.png"'),
+            ("name", None, '"New"'),
+        ],
+    }
+    step = world.steps()["edited"]
+    assert told(step, "state", "attempts", "version") == ("Skipped", 0, 2)
+    assert (step["request_id"], step["task_run_id"]) == (
+        request_of(item("edited", version=2), None).request_id,
+        "task-1",
+    )
+    assert world.items() == before
+
+
+def test_a_dry_run_that_is_tried_again_comes_to_the_same(world: RunInMemory) -> None:
+    world.source = Source(document("a"), document("b"))
+    run = world.open(replace(OPTIONS, dry_run=True))
+    results = [send_batch(run, BATCH, "task-1") for _ in range(2)]
+    assert results == [batch_result(would_send=2, first="a")] * 2
+
+
+def test_a_dry_run_says_what_stage_1_would_take_for_a_repeat(world: RunInMemory) -> None:
+    world.confirm(item("a"))
+    before = world.items()
+    world.source = Source(document("a", name="Edited"))
+    result = send_batch(world.open(replace(OPTIONS, dry_run=True)), BATCH, "task-1")
+    assert (result.totals.failed, result.totals.would_send) == (1, 0)
+    assert code(world.steps()["a"]) == "VERSION_NOT_RAISED"
+    assert (world.items(), world.hub.sent) == (before, [])
+
+
+def test_documents_that_are_back_are_noted_though_nothing_is_sent(world: RunInMemory) -> None:
+    world.confirm(item("back"), item("gone"))
+    world.database.sync_items.update_many({}, {"$set": {"gone_since": at(2)}})
+    world.source = Source(document("back"))
+    send_batch(world.open(replace(OPTIONS, mode=SyncMode.CHANGED)), BATCH, "task-1")
+    assert world.hub.sent == []
+    assert [key for key, item in world.items().items() if "gone_since" in item] == ["gone"]
+
+
+def test_a_document_that_is_back_is_gone_no_more_though_its_parent_failed(
+    world: RunInMemory,
+) -> None:
+    back = item("back", "subtenant", tenant_id="acme")
+    world.confirm(back)
+    world.database.sync_items.update_many({}, {"$set": {"gone_since": at(2)}})
+    world.source = Source(document("back", tenant_id="acme"))
+    run = world.open(RunOptions("a test", ("tenant", "subtenant"), skip_orphans=True))
+    world.database.sync_steps.insert_one(step_document(run.id, "acme", PERMANENT))
+    send_batch(run, replace(BATCH, entity_type="subtenant"), "task-1")
+    assert code(world.steps()["back"]) == "PARENT_FAILED"
+    assert "gone_since" not in world.items()["back"]
+
+
+def test_what_can_not_be_disabled_is_gone_since_it_was_first_missed(world: RunInMemory) -> None:
+    world.confirm(item("gone"))
+    world.database.sync_items.update_many({}, {"$set": {"gone_since": at(2)}})
+    world.hub = Hub(REFUSED)
+    send_batch(world.open(), GoneBatch("tenant", "gone 1 of 1", ("gone",)), "task-1")
+    assert code(world.steps()["gone"]) == "NOT_FOUND"
+    assert world.items()["gone"]["gone_since"] == at(2)
+
+
+def test_what_is_gone_is_sent_once_more_disabled(world: RunInMemory) -> None:
+    as_confirmed = item("gone", logo="l.png")
+    world.confirm(as_confirmed, item("back"))
+    world.source = Source(document("back"))
+    batch = GoneBatch("tenant", "gone 1 of 1", ("gone", "back"))
+    assert send_batch(world.open(), batch, "task-1") == batch_result(success=1)
+    assert world.hub.sent == [
+        (
+            "tenant",
+            request_id("tenant", "gone", "1-gone"),
+            {**as_confirmed.body, "enabled": False},
+        )
+    ]
+    step, record = world.steps()["gone"], world.items()["gone"]
+    assert told(step, "ok", "version", "source_id") == (True, "1-gone", "gone:gone")
+    assert record["confirmed"]["body"]["enabled"] is False
+    assert "gone_since" not in record
+
+
+@pytest.mark.parametrize(
+    ("deleted", "code_", "is_completed"),
+    [({"deleted": True}, "SUPERSEDED", True), ({"version": 0}, "DUPLICATE_KEY", False)],
+)
+@pytest.mark.parametrize("is_planned", [True, False])
+def test_a_twin_that_loses_is_not_sent_and_a_deleted_one_fails_no_task_run(
+    world: RunInMemory, deleted: Document, code_: str, is_completed: bool, is_planned: bool
+) -> None:
+    world.source = Source(document("a", _id=1), document("a", _id=2, **deleted))
+    run = world.open()
+    if is_planned:
+        plan_stage(run, "tenant")
+    result = send_batch(run, BATCH, "task-1")
+    assert world.hub.keys == ["a"]
+    (loser,) = world.database.sync_steps.find({"source_id": 2})
+    assert code(loser) == code_
+    assert result.totals.success == 1
+    assert result.as_state().is_completed() is is_completed
+    assert world.items()["a"]["last"]["ok"] is True
 
 
 @pytest.mark.parametrize("skip_orphans", [True, False])
 def test_a_child_of_a_failed_parent(world: RunInMemory, skip_orphans: bool) -> None:
-    world.source = Source(item("subtenant", "s", tenant_id="acme"))
+    world.source = Source(document("s", tenant_id="acme"))
     options = RunOptions("a test", ("tenant", "subtenant"), skip_orphans=skip_orphans)
     run = world.open(options)
     world.database.sync_steps.insert_one(step_document(run.id, "acme", PERMANENT))
@@ -172,7 +579,7 @@ def test_a_child_of_a_failed_parent(world: RunInMemory, skip_orphans: bool) -> N
 
 
 def test_a_run_that_was_stopped_sends_nothing_and_retries_nothing(world: RunInMemory) -> None:
-    world.source = Source(tenant("new"), tenant("tried"))
+    world.source = Source(document("new"), document("tried"))
     run = world.open()
     tried = step_document(run.id, "tried", TRANSIENT, attempts=1)
     world.database.sync_steps.insert_one(dict(tried))
@@ -191,7 +598,7 @@ def test_a_run_that_was_stopped_sends_nothing_and_retries_nothing(world: RunInMe
 
 
 def test_what_is_true_of_every_item_stops_the_run(world: RunInMemory) -> None:
-    world.source = Source(*map(tenant, "abcd"))
+    world.source = Source(*map(document, "abcd"))
     world.hub = Hub(NO_ANSWER, LOCKED_OUT)
     run = world.open()
     result = send_batch(run, BATCH, "task-1")
@@ -206,7 +613,7 @@ def test_what_is_true_of_every_item_stops_the_run(world: RunInMemory) -> None:
 
 
 def test_a_stage_1_that_stays_down_stops_the_run(world: RunInMemory) -> None:
-    world.source = Source(*map(tenant, "abc"))
+    world.source = Source(*map(document, "abc"))
     world.hub = Hub(NO_ANSWER, NO_ANSWER, NO_ANSWER)
     run = world.open(
         ADMIN_BREAKER_FAILURES="1", ADMIN_BREAKER_PROBE_MS="1", ADMIN_BREAKER_LIMIT_MS="1"
@@ -222,7 +629,7 @@ def test_a_stage_1_that_stays_down_stops_the_run(world: RunInMemory) -> None:
 def test_a_pause_that_stage_1_asks_for_is_kept_up_to_the_limit(
     world: RunInMemory, asked_for: float | None, held: list[float]
 ) -> None:
-    world.source = Source(tenant("a"), tenant("b"))
+    world.source = Source(document("a"), document("b"))
     world.hub = Hub(replace(NO_ANSWER, http_status=503, retry_after_seconds=asked_for))
     run = world.open(ADMIN_RETRY_AFTER_MAX_MS="50")
     gate = spied_gate(run)
@@ -232,7 +639,7 @@ def test_a_pause_that_stage_1_asks_for_is_kept_up_to_the_limit(
 
 
 def test_an_exception_of_our_own_gives_the_permit_back(world: RunInMemory) -> None:
-    world.source = Source(*map(tenant, "abc"))
+    world.source = Source(*map(document, "abc"))
     world.hub = Hub(IN, ValueError("no JSON form"))
     run = world.open()
     gate = spied_gate(run)
@@ -245,7 +652,7 @@ def test_an_exception_of_our_own_gives_the_permit_back(world: RunInMemory) -> No
 
 
 def test_nothing_is_sent_that_could_not_be_recorded(world: RunInMemory) -> None:
-    world.source = Source(*map(tenant, "abc"))
+    world.source = Source(*map(document, "abc"))
     run = world.open()
     gate = spied_gate(run)
     away = Mock(**{"topology_description.has_writable_server.return_value": False})
@@ -260,7 +667,7 @@ def test_nothing_is_sent_that_could_not_be_recorded(world: RunInMemory) -> None:
 def test_requests_are_counted_and_a_slot_is_held_while_the_run_goes_on(
     world: RunInMemory,
 ) -> None:
-    world.source = Source(tenant("a"), tenant("b"), tenant("c", name=None))
+    world.source = Source(document("a"), document("b"), document("c", name=None))
     world.hub = Hub(REFUSED, NO_ANSWER)
     run = world.open()
     stages: Any = world.trail.stages
@@ -276,7 +683,7 @@ def test_requests_are_counted_and_a_slot_is_held_while_the_run_goes_on(
 def test_a_batch_elsewhere_that_outlives_its_run_counts_its_stage(
     world: RunInMemory, is_here: bool
 ) -> None:
-    world.source = Source(tenant("a"), tenant("b"))
+    world.source = Source(document("a"), document("b"))
     run = world.open(is_here=is_here)
     world.trail.counting.end_run(run.id, RunStatus.CRASHED, "gone", at(0))
     send_batch(run, BATCH, "task-1")

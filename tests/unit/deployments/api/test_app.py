@@ -38,7 +38,9 @@ def app(monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("path", [DOCUMENT, "/api/docs", "/api/metrics", "/elsewhere"])
+@pytest.mark.parametrize(
+    "path", [DOCUMENT, "/api/docs", "/api/metrics", "/api/admin/sync/items", "/elsewhere"]
+)
 def test_without_the_token_nothing_is_told(
     app: FastAPI, headers: dict[str, str], path: str
 ) -> None:
@@ -50,7 +52,7 @@ def test_without_the_token_nothing_is_told(
     assert TOKEN not in answer.text
 
 
-def test_with_the_token_the_seeds_endpoints_are_there(app: FastAPI) -> None:
+def test_with_the_token_the_endpoints_are_there(app: FastAPI) -> None:
     answer = ask(app, "GET", DOCUMENT, headers=BEARER)
     assert answer.status_code == 200
     of_sync = "/api/admin/sync"
@@ -63,6 +65,8 @@ def test_with_the_token_the_seeds_endpoints_are_there(app: FastAPI) -> None:
         ("get", f"{of_sync}/runs/{{run_id}}"),
         ("get", f"{of_sync}/runs/{{run_id}}/steps"),
         ("post", f"{of_sync}/runs/{{run_id}}/cancel"),
+        ("get", f"{of_sync}/items"),
+        ("get", f"{of_sync}/items/{{entity_type}}/{{natural_key}}"),
         ("get", "/api/health"),
         ("get", "/api/metrics"),
     }
@@ -76,7 +80,7 @@ def test_health_asks_for_no_token(app: FastAPI) -> None:
 
 
 def test_a_mongodb_that_is_away_is_told(app: FastAPI) -> None:
-    for path in ("/api/metrics", "/api/admin/sync/runs"):
+    for path in ("/api/metrics", "/api/admin/sync/runs", "/api/admin/sync/items"):
         answer = ask(app, "GET", path, headers=BEARER)
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "UNAVAILABLE"

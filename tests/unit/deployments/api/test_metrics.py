@@ -10,10 +10,17 @@ from deployments.api.metrics import SyncMetrics
 from tasks.entities import ENTITY_NAMES
 from tasks.mongo_errors import MongoUnavailable
 from tasks.trail.figures import EntityFigures, Figures
+from tasks.trail.item_history import ItemCounts, ItemHistory
 from tasks.trail.stages import RequestTimes, RunStatus, StageTotals
 
 
-def scraped(by_entity_type: dict[str, EntityFigures]) -> dict[str, float]:
+def item_history(**counts: ItemCounts) -> ItemHistory:
+    """Return items that are counted so."""
+    told = dict.fromkeys(ENTITY_NAMES, ItemCounts()) | counts
+    return Mock(spec=ItemHistory, **{"counts.return_value": told})
+
+
+def scraped(by_entity_type: dict[str, EntityFigures], **counts: ItemCounts) -> dict[str, float]:
     """Return the samples of a scrape by name and labels."""
     figures = Mock(
         spec=Figures,
@@ -22,7 +29,7 @@ def scraped(by_entity_type: dict[str, EntityFigures]) -> dict[str, float]:
             "runs_by_status.return_value": {**dict.fromkeys(RunStatus, 0), RunStatus.PARTIAL: 2},
         },
     )
-    lines = generate_latest(SyncMetrics(figures)).decode().splitlines()
+    lines = generate_latest(SyncMetrics(figures, item_history(**counts))).decode().splitlines()
     samples = [line.rpartition(" ") for line in lines if not line.startswith("#")]
     return {name: float(value) for name, _, value in samples}
 
@@ -56,7 +63,15 @@ def test_what_never_happened_is_zero_and_a_success_that_never_was_has_no_age() -
     assert not [name for name in samples if "age_seconds" in name]
 
 
+def test_items_are_told_as_they_are_now() -> None:
+    samples = scraped({}, domain=ItemCounts(not_in=3, gone=2))
+    for entity_type in ENTITY_NAMES:
+        not_in, gone = (3, 2) if entity_type == "domain" else (0, 0)
+        assert samples[f'admin_sync_items_not_in{{entity_type="{entity_type}"}}'] == not_in
+        assert samples[f'admin_sync_items_gone{{entity_type="{entity_type}"}}'] == gone
+
+
 def test_a_mongodb_that_is_away_is_no_zero() -> None:
     figures = Mock(spec=Figures, **{"by_entity_type.side_effect": MongoUnavailable("away")})
     with pytest.raises(MongoUnavailable):
-        generate_latest(SyncMetrics(figures))
+        generate_latest(SyncMetrics(figures, item_history()))

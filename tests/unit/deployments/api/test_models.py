@@ -24,6 +24,10 @@ CHANGED = SyncMode.CHANGED
             {"mode": "changed", "dry_run": True, "skip_orphans": True, "entities": ["client"]},
             RunOptions("REST API", ("client",), CHANGED, dry_run=True, skip_orphans=True),
         ),
+        (
+            {"disable_gone": True, "entities": ["client"]},
+            RunOptions("REST API", ("client",), disable_gone=True),
+        ),
     ],
 )
 def test_what_is_asked_for_is_what_the_run_does(asked: dict[str, Any], options: RunOptions) -> None:

@@ -59,6 +59,7 @@ def test_a_sync_is_started_as_it_was_asked_for(client: Any, mode: SyncMode) -> N
         "mode": mode,
         "dry_run": True,
         "skip_orphans": False,
+        "disable_gone": False,
         "trigger": "REST API",
     }
     assert started.kwargs["name"].endswith("tenant - REST API")
@@ -115,5 +116,5 @@ def test_a_prefect_that_does_not_answer_is_told(client: Any, call: Any, fault: E
 @pytest.mark.parametrize("call", CALLS[1:3])
 def test_a_deployment_that_is_missing_is_told(client: Any, call: Any) -> None:
     client.read_deployment_by_name.side_effect = NOT_FOUND
-    with pytest.raises(PrefectUnavailable, match="prefect --no-prompt deploy --all"):
+    with pytest.raises(PrefectUnavailable, match=r"`python -m deployments\.deploy`"):
         asyncio.run(call(SyncDeployment(client)))

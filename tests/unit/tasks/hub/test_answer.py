@@ -98,6 +98,29 @@ def test_a_refusal_with_http_200() -> None:
     assert refused.http_status == 200
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "is_refusal"),
+    [
+        (200, refusal("NOT_FOUND", "no"), True),
+        (404, refusal("NOT_FOUND", "no"), True),
+        (500, refusal("VALIDATION_ERROR", "no"), True),
+        (200, refusal("INVALID_TOKEN", "no"), True),
+        (400, refusal("NEW", "no"), True),
+        (200, refusal("TIMEOUT", "no"), False),
+        (503, refusal("NEW", "no"), False),
+        (200, {"ok": False}, False),
+        (404, b"<html>", False),
+        (403, {"Message": "Forbidden"}, False),
+        (200, b"", False),
+        (200, {"ok": True}, False),
+    ],
+)
+def test_stage_1_surely_has_not_taken_what_it_says_no_to_for_good(
+    status: int, body: Any, is_refusal: bool
+) -> None:
+    assert outcome(body, status).is_refusal is is_refusal
+
+
 def test_texts_from_outside_are_cleaned() -> None:
     dirty = f"bad Bearer {TOKEN}\x1b[31m\n" + "x" * 2000
     error = outcome(refusal(f"NOPE\x00{TOKEN}", dirty)).error

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tasks.entities import entity_type_named
 from tasks.source.batch import (
     Batch,
+    GoneBatch,
     batch_sizes,
     batches_of_one,
     can_start_range,
@@ -156,3 +157,13 @@ def test_where_a_range_can_start() -> None:
     assert can_start_range({"_id": None})
     assert not can_start_range({"_id": MaxKey()})
     assert not can_start_range(unreadable("sha256:0"))
+
+
+def test_a_batch_of_one_needs_no_more_of_its_document_than_its_key() -> None:
+    (batch,) = batches_of_one(DOMAIN, [{"_id": 1, "host": "a.example"}])
+    assert batch.name == "domain a.example"
+
+
+def test_a_batch_of_items_that_are_gone() -> None:
+    batch = GoneBatch("tenant", "gone 1 of 2", ("acme", "zenith"))
+    assert (batch.name, batch.size) == ("tenant gone 1 of 2", 2)

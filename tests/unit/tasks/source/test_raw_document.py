@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.mongo import identity
-from tasks.source.raw_document import UnreadableDocument, document_from, survives_reading
+from tasks.source.raw_document import (
+    UnreadableDocument,
+    document_from,
+    legible,
+    source_id_of,
+    survives_reading,
+)
 
 
 def element(bson_type: int, name: bytes, value: bytes) -> bytes:
@@ -34,6 +40,7 @@ def document(*elements: bytes) -> bytes:
 
 NOT_UTF_8 = "it has text that is not UTF-8, or is no sound BSON"
 CHANGED_ID = "_id: has a name twice, or an old type"
+NO_ID = "_id: missing, or a list"
 KEY = text(b"id", b"acme")
 UNREADABLE = {
     "bytes in _id": (document(text(b"_id", b"\xff"), KEY), NOT_UTF_8),
@@ -45,6 +52,15 @@ UNREADABLE = {
     ),
     "symbol": (
         document(element(14, b"_id", struct.pack("<i", 2) + b"x\0"), KEY),
+        CHANGED_ID,
+    ),
+    "no _id": (document(KEY), NO_ID),
+    "list for _id": (
+        document(element(4, b"_id", document(number(b"0", 1))), KEY),
+        NO_ID,
+    ),
+    "name twice, not first": (
+        document(KEY, element(3, b"_id", document(number(b"a", 1), number(b"a", 2)))),
         CHANGED_ID,
     ),
     "long _id": (document(text(b"_id", b"x" * 3_000), KEY), "_id: longer than 2048 bytes"),
@@ -66,6 +82,17 @@ def test_of_a_document_that_is_no_bson_nothing_is_legible() -> None:
     assert isinstance(read, UnreadableDocument)
     assert read.legible == {}
     assert read.fault == NOT_UTF_8
+
+
+def test_a_view_may_return_the_id_behind_other_fields() -> None:
+    read = document_from(document(KEY, text(b"_id", "ü".encode())))
+    assert read == {"id": "acme", "_id": "ü"}
+
+
+def test_what_is_told_of_any_document() -> None:
+    readable, unreadable = {"_id": 1, "id": "a"}, UnreadableDocument("sha256:0", {"id": "b"}, "")
+    assert [legible(each)["id"] for each in (readable, unreadable)] == ["a", "b"]
+    assert [source_id_of(each) for each in (readable, unreadable)] == [1, "sha256:0"]
 
 
 values = st.one_of(

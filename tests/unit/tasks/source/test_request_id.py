@@ -1,13 +1,12 @@
-"""The request id against vectors made with `printf '%s' 'tenant|…|1' | sha256sum`."""
+"""Request ids and digests against vectors made with `printf '%s' 'tenant|…|1' | sha256sum`."""
 
-from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.source.request_id import effective_version, request_id
+from tasks.source.request_id import content_version, digest_of, request_id
 
 VECTORS = [
     ("tenant", "regnum-christi", 1, "14e7a65a65933c5ed7b7545254c82da9"),
@@ -39,38 +38,45 @@ def test_each_version_is_another_request(key: str, one: int, other: int) -> None
     assert same == (one == other)
 
 
-def test_version_wins_over_updated_at() -> None:
-    assert effective_version(0, datetime(2024, 1, 1, tzinfo=UTC), {}) == 0
-
-
-@pytest.mark.parametrize(
-    "moment",
-    [
-        datetime(2023, 11, 14, 22, 13, 20, 123_999, tzinfo=UTC),
-        datetime(2023, 11, 14, 22, 13, 20, 123_999),  # noqa: DTZ001 - naive times count as UTC
-        datetime(2023, 11, 14, 16, 13, 20, 123_999, tzinfo=timezone(timedelta(hours=-6))),
-    ],
-)
-def test_updated_at_stands_in_as_epoch_milliseconds(moment: datetime) -> None:
-    assert effective_version(None, moment, {}) == 1_700_000_000_123
-
-
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
-fields_of_an_item = st.dictionaries(st.text(), json_values, max_size=6)
+bodies = st.dictionaries(st.text(), json_values, max_size=6)
 
 
-@given(fields_of_an_item)
-def test_hash_of_the_fields_ignores_their_order(fields: dict[str, Any]) -> None:
-    backwards = dict(reversed(fields.items()))
-    assert effective_version(None, None, fields) == effective_version(None, None, backwards)
+def test_a_digest_computed_by_hand() -> None:
+    digest = "a83e3950bd5ee6c6d2c9dc0e44f852e45f3bf0acb4a870a2fd389466563349f5"
+    assert digest_of({"name": "ñ", "id": "a"}) == digest
 
 
-@given(fields_of_an_item, st.text(), st.text())
-def test_hash_of_the_fields_tells_a_change(fields: dict[str, Any], old: str, new: str) -> None:
-    before = effective_version(None, None, {**fields, "name": old})
-    after = effective_version(None, None, {**fields, "name": new})
+@given(bodies)
+def test_a_digest_ignores_the_order_of_the_fields(body: dict[str, Any]) -> None:
+    assert digest_of(body) == digest_of(dict(reversed(body.items())))
+
+
+@given(bodies, st.text(), st.text())
+def test_a_digest_tells_a_change(body: dict[str, Any], old: str, new: str) -> None:
+    before, after = digest_of({**body, "name": old}), digest_of({**body, "name": new})
     assert (before == after) == (old == new)
+
+
+def test_content_that_is_the_first_of_its_item_is_its_own_version() -> None:
+    assert content_version("a digest", None) == "a digest"
+
+
+def test_content_that_comes_back_has_another_version_than_before() -> None:
+    """A is sent, then B, then A again: three versions, each the same when it is asked for anew."""
+    first = content_version("A", None)
+    second = content_version("B", request_id("tenant", "acme", first))
+    third = content_version("A", request_id("tenant", "acme", second))
+    assert len({first, second, third}) == 3
+    assert third == content_version("A", request_id("tenant", "acme", second))
+
+
+@given(st.text(), st.text(min_size=1))
+def test_a_version_of_content_is_64_hex_digits(digest: str, last_request_id: str) -> None:
+    version = content_version(digest, last_request_id)
+    assert len(version) == 64
+    assert set(version) <= set("0123456789abcdef")

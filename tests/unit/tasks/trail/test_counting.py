@@ -1,6 +1,7 @@
 """Counting: a run is the sum of its stages, and the steps say what a stage has come to."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from bson import ObjectId
@@ -13,7 +14,15 @@ from tasks.trail.runs import RunRecord, Runs
 from tasks.trail.stages import RunStatus, Stages, StageTotals, Tally, Totals
 from tasks.trail.step_buffer import StepBuffer
 from tasks.trail.steps import Steps
-from tests.trail_documents import PERMANENT, TRANSIENT, at, left_alone, step_document
+from tests.trail_documents import (
+    HUB,
+    PERMANENT,
+    TRANSIENT,
+    WOULD_SEND,
+    at,
+    left_alone,
+    step_document,
+)
 
 Document = dict[str, Any]
 CRASHED, SUCCESS, RUNNING = RunStatus.CRASHED, RunStatus.SUCCESS, RunStatus.RUNNING
@@ -23,7 +32,7 @@ class WaitingSteps(StepBuffer):
     """Steps that are written when they are asked to be."""
 
     def __init__(self, sync_steps: Collection[Document], retry: MongoRetry) -> None:
-        super().__init__(sync_steps, retry)
+        super().__init__(sync_steps, Mock(), retry)
         self.documents: list[Document] = []
         self._sync_steps = sync_steps
 
@@ -46,9 +55,9 @@ def counting(runs: Runs, steps: Steps, waiting: WaitingSteps) -> Counting:
 @pytest.fixture
 def half_done(stages: Stages, run_id: RunId, waiting: WaitingSteps) -> RunId:
     """A run whose tenants have ended, with counts of their own, and whose clients go on."""
-    stages.begin(run_id, "tenant", at(1))
+    stages.begin(run_id, "tenant", HUB, at(1))
     stages.end(run_id, "tenant", SUCCESS, StageTotals(total=9, success=9), at(2))
-    stages.begin(run_id, "client", at(3))
+    stages.begin(run_id, "client", HUB, at(3))
     stages.expect(run_id, "client", 500)
     waiting.documents = [
         step_document(run_id, 1, entity_type="client"),
@@ -67,11 +76,22 @@ def found(runs: Runs, run_id: RunId) -> RunRecord:
 def test_a_stage_is_its_steps_and_what_it_left_alone(
     counting: Counting, waiting: WaitingSteps, run_id: RunId
 ) -> None:
-    waiting.documents = [step_document(run_id, 1), step_document(run_id, 2, PERMANENT)]
-    tally = counting.tally(run_id, "tenant", left_alone(2, 1, "acme"))
+    waiting.documents = [
+        step_document(run_id, 1),
+        step_document(run_id, 2, PERMANENT),
+        step_document(run_id, 3, WOULD_SEND),
+    ]
+    tally = counting.tally(run_id, "tenant", left_alone(2, gone=4, first="acme"))
     assert tally == Tally(
         StageTotals(
-            total=5, success=1, failed=1, skipped=3, unchanged=2, would_send=1, first="acme"
+            total=5,
+            success=1,
+            failed=1,
+            skipped=3,
+            unchanged=2,
+            would_send=1,
+            first="acme",
+            gone=4,
         ),
         {"NOT_FOUND": 1},
     )
@@ -95,7 +115,7 @@ def test_what_an_ended_run_counts(
 def test_a_stage_that_never_began_stays_so(
     counting: Counting, runs: Runs, stages: Stages, run_id: RunId
 ) -> None:
-    stages.begin(run_id, "tenant", at(1))
+    stages.begin(run_id, "tenant", HUB, at(1))
     counting.end_run(run_id, CRASHED, "gone", at(9))
     assert [stage.status for stage in found(runs, run_id).stages] == [CRASHED, RunStatus.PENDING]
 
@@ -136,13 +156,14 @@ def test_steps_that_come_after_the_end_are_counted_in_their_stage(
 def test_what_a_stage_left_alone_is_not_lost_when_it_is_counted_anew(
     counting: Counting, runs: Runs, stages: Stages, half_done: RunId
 ) -> None:
-    stages.end(half_done, "client", SUCCESS, left_alone(3, 2, "acme"), at(4))
+    alone = left_alone(5, gone=2, first="acme")
+    stages.end(half_done, "client", SUCCESS, alone, at(4))
     counting.end_run(half_done, SUCCESS, "", at(9))
     assert found(runs, half_done).stages[1].total == 5, "a stage that has ended was counted anew"
     counting.recount(half_done, "client")
     clients = found(runs, half_done).stages[1]
     assert (clients.total, clients.success, clients.skipped) == (8, 1, 5)
-    assert clients.left_alone == left_alone(3, 2, "acme")
+    assert clients.left_alone == alone
 
 
 @pytest.mark.parametrize("status", [RunStatus.PENDING, RUNNING])

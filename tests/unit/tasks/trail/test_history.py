@@ -8,12 +8,14 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 from pymongo.database import Database
 
+from tasks.errors import WOULD_SEND, ErrorClass, ItemError
 from tasks.mongo import MongoRetry
 from tasks.mongo_errors import MongoUnavailable
 from tasks.trail.fields import RunId
 from tasks.trail.history import Page, RunHistory
 from tasks.trail.runs import Runs
 from tasks.trail.stages import RunStatus
+from tasks.trail.steps import FieldChange
 from tests.trail_documents import OPTIONS, PERMANENT, SKIPPED, TRANSIENT, at, step_document
 
 Document = dict[str, Any]
@@ -113,6 +115,26 @@ def test_failures_leave_out_what_was_skipped(history: RunHistory, mixed: RunId) 
     assert numbers(history.failures(mixed)) == [2, 3, 5]
     assert numbers(history.failures(mixed, 2)) == [2, 3]
     assert numbers(history.failures(mixed, entity_type="client")) == [5]
+
+
+def test_changes_are_those_of_items_that_a_dry_run_would_send(
+    history: RunHistory, sync_steps: Collection[Document], run_id: RunId
+) -> None:
+    change = {"field": "name", "old": None, "new": '"Acme"'}
+    would_send = ItemError(WOULD_SEND, "not sent: this is a dry run", ErrorClass.SKIPPED)
+    sync_steps.insert_many(
+        [
+            step_document(run_id, 1, would_send, changes=[change], created_at=at(2)),
+            step_document(run_id, 2, would_send, changes=[change, change], created_at=at(1)),
+            step_document(run_id, 3, would_send, changes=[]),
+            step_document(run_id, 4, would_send, changes=None),
+            step_document(run_id, 5, PERMANENT, changes=[change]),
+            step_document(OTHER_RUN, 6, would_send, changes=[change]),
+        ]
+    )
+    assert numbers(history.changes(run_id)) == [2, 1]
+    (first,) = history.changes(run_id, 1)
+    assert first.changes == [FieldChange(**change)] * 2
 
 
 def test_the_slowest_steps_are_those_whose_last_request_took_longest(

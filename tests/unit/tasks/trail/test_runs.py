@@ -9,7 +9,7 @@ from pymongo.collection import Collection
 from tasks.trail.fields import RunId
 from tasks.trail.runs import RunErrorRecord, RunOptions, RunRecord, Runs, SyncMode, sum_of
 from tasks.trail.stages import RunStatus, StageRecord, Stages, Totals
-from tests.trail_documents import OPTIONS, at
+from tests.trail_documents import HUB, OPTIONS, at
 
 Document = dict[str, Any]
 RUNNING, SUCCESS, FAILED, CRASHED = (
@@ -30,7 +30,14 @@ def found(runs: Runs, run_id: RunId) -> RunRecord:
 def test_a_flow_run_opens_one_run_however_often(
     runs: Runs, sync_runs: Collection[Document]
 ) -> None:
-    asked = RunOptions("REST API", ("domain",), SyncMode.CHANGED, dry_run=True, skip_orphans=True)
+    asked = RunOptions(
+        "REST API",
+        ("domain",),
+        SyncMode.CHANGED,
+        dry_run=True,
+        skip_orphans=True,
+        disable_gone=True,
+    )
     run_id = runs.open("f-1", "domain - REST API", asked)
     assert runs.open("f-1", "another name", OPTIONS) == run_id
     assert runs.open("f-2", "another run", OPTIONS) != run_id
@@ -50,6 +57,7 @@ def test_a_flow_run_opens_one_run_however_often(
         "mode": "changed",
         "dry_run": True,
         "skip_orphans": True,
+        "disable_gone": True,
     }
     assert document["dry_run"] is True
     assert document["finished_at"] is document["message"] is None
@@ -148,7 +156,7 @@ def test_no_older_state_overwrites_an_end(runs: Runs, run_id: RunId) -> None:
 @pytest.mark.parametrize("how", ["end", "correct"])
 def test_only_what_differs_is_written(runs: Runs, stages: Stages, run_id: RunId, how: str) -> None:
     run = found(runs, run_id)
-    stages.begin(run_id, "client", at(3))  # by another process, since the run was read
+    stages.begin(run_id, "client", HUB, at(3))  # by another process, since the run was read
     tenant, client = run.stages
     counted = [tenant.model_copy(update={"total": 1, "success": 1}), client]
     if how == "end":

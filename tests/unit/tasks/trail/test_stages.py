@@ -21,7 +21,7 @@ from tasks.trail.stages import (
     StageTotals,
     Tally,
 )
-from tests.trail_documents import at
+from tests.trail_documents import HUB, at
 
 SUCCESS, PARTIAL, FAILED = RunStatus.SUCCESS, RunStatus.PARTIAL, RunStatus.FAILED
 counts = st.integers(0, 1_000_000)
@@ -32,7 +32,9 @@ totals = st.builds(
     failed=counts,
     skipped=counts,
     unchanged=counts,
+    superseded=counts,
     would_send=counts,
+    gone=counts,
     first=st.none() | st.text(min_size=1),
 )
 
@@ -54,6 +56,10 @@ def test_only_pending_and_running_are_not_terminal() -> None:
         (StageTotals(total=2, failed=1, skipped=1, unchanged=1), PARTIAL),
         (StageTotals(total=2, failed=1, skipped=1), FAILED),
         (StageTotals(total=2, skipped=2, would_send=2), FAILED),
+        (StageTotals(total=2, success=1, skipped=1, superseded=1), SUCCESS),
+        (StageTotals(total=3, success=1, failed=1, skipped=1, superseded=1), PARTIAL),
+        (StageTotals(total=2, failed=1, skipped=1, superseded=1), FAILED),
+        (StageTotals(total=1, success=1, gone=3), SUCCESS),
     ],
 )
 def test_outcome_of_the_counts_alone(totals: StageTotals, outcome: RunStatus) -> None:
@@ -73,11 +79,16 @@ def test_totals_add_up_field_by_field(
     assert (one + two) + three == one + (two + three)
 
 
-def test_items_that_are_left_alone_are_skipped() -> None:
-    counted = StageTotals(success=4, skipped=6, unchanged=2, would_send=3, first="acme")
-    assert counted.left_alone == StageTotals(
-        total=5, skipped=5, unchanged=2, would_send=3, first="acme"
+def test_items_that_are_left_alone_have_no_step_and_so_have_those_that_are_gone() -> None:
+    counted = StageTotals(
+        success=4, skipped=9, unchanged=2, superseded=4, would_send=3, first="acme", gone=5
     )
+    assert counted.left_alone == StageTotals(total=2, skipped=2, unchanged=2, first="acme", gone=5)
+
+
+def test_documents_that_are_superseded_are_not_wanted() -> None:
+    counted = StageTotals(total=9, success=4, failed=3, skipped=2, superseded=2, gone=5)
+    assert (counted.wanted, counted.items_in) == (7, 4)
 
 
 def test_tallies_add_up_code_by_code() -> None:
@@ -128,14 +139,15 @@ def test_one_stage_begins_is_told_how_many_items_it_has_and_ends(
         return found
 
     tenant, client = of_document()
-    stages.begin(run_id, "client", at(1))
+    stages.begin(run_id, "client", HUB, at(1))
     stages.expect(run_id, "client", 7)
     client |= {"status": "running", "started_at": at(1), "finished_at": None, "total": 7}
+    client["hub"] = HUB
     assert of_document() == [tenant, client]
     stages.end(run_id, "client", PARTIAL, StageTotals(total=9, success=5, failed=4), at(4))
     client |= {"status": "partial", "finished_at": at(4), "total": 9, "success": 5, "failed": 4}
     assert of_document() == [tenant, client]
-    stages.begin(run_id, "client", at(5))
+    stages.begin(run_id, "client", HUB, at(5))
     assert of_document()[1]["finished_at"] is None
 
 

@@ -6,7 +6,15 @@ import pytest
 from bson import ObjectId
 from pymongo.collection import Collection
 
-from tasks.errors import DUPLICATE_KEY, PARENT_FAILED, ErrorClass, ItemError
+from tasks.errors import (
+    DUPLICATE_KEY,
+    PARENT_FAILED,
+    VERSION_NOT_RAISED,
+    VERSION_REUSED,
+    ErrorClass,
+    ItemError,
+)
+from tasks.mongo import identity
 from tasks.trail.fields import RunId
 from tasks.trail.runs import RunErrorRecord
 from tasks.trail.stages import StageTotals, Tally
@@ -15,7 +23,9 @@ from tests.trail_documents import (
     PERMANENT,
     SKIPPED,
     STOPPING,
+    SUPERSEDED,
     TRANSIENT,
+    WOULD_SEND,
     at,
     new_step,
     step_document,
@@ -24,6 +34,8 @@ from tests.trail_documents import (
 Collected = Collection[dict[str, Any]]
 OTHER_RUN = ObjectId()
 DUPLICATE = ItemError(DUPLICATE_KEY, "the highest version wins", ErrorClass.PERMANENT)
+NOT_RAISED = ItemError(VERSION_NOT_RAISED, "raise the version", ErrorClass.PERMANENT)
+REUSED = ItemError(VERSION_REUSED, "raise the version", ErrorClass.PERMANENT)
 ORPHAN = ItemError(PARENT_FAILED, "not sent: tenant a failed", ErrorClass.SKIPPED)
 
 
@@ -50,21 +62,25 @@ def test_name_of_an_item(natural_key: str | None, key: str) -> None:
     assert new_step(OTHER_RUN, 7, natural_key=natural_key).key == key
 
 
-def test_confirmed_is_what_any_run_has_a_success_for(
+def test_prior_steps_are_those_of_these_documents_in_this_stage(
     steps: Steps, sync_steps: Collected, run_id: RunId
 ) -> None:
+    assert steps.prior(run_id, "tenant", [1, 2]) == {}
     sync_steps.insert_many(
         [
-            step_document(run_id, 1, request_id="in"),
-            step_document(run_id, 2, PERMANENT, request_id="not in"),
-            step_document(run_id, 3, TRANSIENT, request_id="later in"),
-            step_document(OTHER_RUN, 3, request_id="later in"),
-            step_document(OTHER_RUN, 4, request_id="not asked for"),
+            step_document(run_id, 1, TRANSIENT, attempts=3, run_attempt=2),
+            step_document(run_id, 2),
+            step_document(run_id, "not asked for"),
+            step_document(run_id, 4, entity_type="client"),
+            step_document(OTHER_RUN, 5),
         ]
     )
-    asked = ["in", "not in", "later in", "never sent"]
-    assert steps.confirmed(asked) == {"in", "later in"}
-    assert steps.confirmed([]) == set()
+    prior = steps.prior(run_id, "tenant", [1, 2, 3, 4, 5])
+    assert set(prior) == {identity(1), identity(2)}
+    first, second = prior[identity(1)], prior[identity(2)]
+    assert (first.error, first.attempts, first.run_attempt) == (TRANSIENT, 3, 2)
+    assert (second.error, second.attempts, second.run_attempt) == (None, 0, 1)
+    assert steps.prior(run_id, "tenant", []) == {}
 
 
 def test_failed_keys_are_those_that_no_retry_brings_in(
@@ -75,6 +91,10 @@ def test_failed_keys_are_those_that_no_retry_brings_in(
         "refused": PERMANENT,
         "orphan": ORPHAN,
         "duplicate": DUPLICATE,
+        "not raised": NOT_RAISED,
+        "reused": REUSED,
+        "superseded": SUPERSEDED,
+        "would be sent": WOULD_SEND,
         "to be retried": TRANSIENT,
         "stopped": STOPPING,
         "not sent": SKIPPED,
@@ -134,6 +154,19 @@ def test_a_tally_counts_items_by_outcome_and_code(
     assert steps.tally(run_id, "domain") == Tally()
 
 
+def test_a_tally_counts_apart_what_is_no_failure(
+    steps: Steps, sync_steps: Collected, run_id: RunId
+) -> None:
+    outcomes = [None, SUPERSEDED, SUPERSEDED, WOULD_SEND, SKIPPED, PERMANENT]
+    sync_steps.insert_many(
+        [step_document(run_id, number, error) for number, error in enumerate(outcomes)]
+    )
+    assert steps.tally(run_id, "tenant") == Tally(
+        StageTotals(total=6, success=1, failed=1, skipped=4, superseded=2, would_send=1),
+        {"NOT_FOUND": 1, "RUN_STOPPED": 1},
+    )
+
+
 def test_a_run_tells_of_its_oldest_errors(
     steps: Steps, sync_steps: Collected, run_id: RunId
 ) -> None:
@@ -143,7 +176,9 @@ def test_a_run_tells_of_its_oldest_errors(
             for number in range(ERRORS_SHOWN + 1)
         ]
     )
-    sync_steps.insert_one(step_document(run_id, "in", created_at=at(-500)))
+    for number, no_error in enumerate((None, SUPERSEDED, WOULD_SEND)):
+        first = step_document(run_id, f"no error {number}", no_error, created_at=at(-500))
+        sync_steps.insert_one(first)
     errors = steps.first_errors(run_id)
     assert [error.natural_key for error in errors] == [
         str(number) for number in range(ERRORS_SHOWN, 0, -1)

@@ -1,0 +1,304 @@
+"""`sync_items`: one document for each item of each Stage 1, as it is now."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from pydantic import Field
+from pymongo import ASCENDING, IndexModel, UpdateOne
+from pymongo.collection import Collection
+
+from tasks.errors import ItemError
+from tasks.mongo import Document, MongoRetry, mongo_operation
+from tasks.trail.bulk import write_all
+from tasks.trail.fields import Record, RunKey, Text, UtcTime
+
+ItemWrite: TypeAlias = UpdateOne
+IDS_KEPT: Final = 100
+"""How many of the request ids that Stage 1 has confirmed of an item are remembered."""
+
+_ITEM_KEY: Final = [
+    ("entity_type", ASCENDING),
+    ("natural_key", ASCENDING),
+    ("hub", ASCENDING),
+]
+
+
+def _of_those_with(field: str) -> IndexModel:
+    return IndexModel(
+        [("hub", ASCENDING), ("entity_type", ASCENDING), (field, ASCENDING)],
+        partialFilterExpression={field: {"$exists": True}},
+    )
+
+
+ITEM_INDEXES: Final = [
+    IndexModel(_ITEM_KEY, unique=True),
+    _of_those_with("not_in_since"),
+    _of_those_with("gone_since"),
+    IndexModel(
+        [("recovered.run_id", ASCENDING)],
+        partialFilterExpression={"recovered.run_id": {"$exists": True}},
+    ),
+]
+
+
+class Sent(Record):
+    """Content that went to Stage 1 under a request id."""
+
+    request_id: str = Field(examples=["bd5aebc6b4bd41b7dae2b8c05e57d2fa"])
+    version: int | str = Field(examples=[1])
+    digest: str = Field(
+        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"]
+    )
+    """SHA-256 of the body as canonical JSON."""
+    run_id: RunKey = Field(examples=["507f1f77bcf86cd799439011"])
+    at: UtcTime = Field(examples=["2024-01-01T00:00:07.000Z"])
+
+
+class Confirmed(Sent):
+    """Content that Stage 1 has confirmed."""
+
+    body: dict[str, Any] = Field(default_factory=dict, examples=[{"host": "pagos.example"}])
+    sync_id: str | None = None
+
+
+class LastOutcome(Record):
+    """What came of an item last."""
+
+    ok: bool
+    error: ItemError | None = None
+    run_id: RunKey
+    at: UtcTime
+
+
+class Recovery(Record):
+    """The run that brought an item in again, and since when it had not been in."""
+
+    run_id: RunKey
+    since: UtcTime
+
+
+class ItemRecord(Record):
+    """A document of `sync_items`."""
+
+    hub: str = Field(examples=["https://hub.example/admin/domains/upsert"])
+    """The upsert URL, without credentials and query."""
+    entity_type: str = Field(examples=["domain"])
+    natural_key: str = Field(examples=["pagos.semperaltius.edu.mx"])
+    source_id: Text = Field(None, examples=["507f1f77bcf86cd799439013"])
+    """`_id` of the document that was sent last."""
+    revision: int = Field(0, exclude=True)
+    """Raised with each announcement and each confirmation."""
+    confirmed: Confirmed | None = None
+    """What Stage 1 confirmed last."""
+    in_doubt: tuple[Sent, ...] = Field((), exclude=True)
+    """What was about to be sent since, oldest first: Stage 1 may have it."""
+    last: LastOutcome | None = None
+    not_in_since: UtcTime | None = None
+    """When the present row of failures began."""
+    attempts: int = 0
+    """How many requests were sent for it since then."""
+    recovered: Recovery | None = Field(None, exclude=True)
+    confirmed_ids: tuple[str, ...] = Field((), exclude=True)
+    """The newest `IDS_KEPT` request ids that Stage 1 has confirmed, oldest first."""
+    gone_since: UtcTime | None = None
+    """When its source document was first missed."""
+
+    @property
+    def latest(self) -> Sent | None:
+        """Return what Stage 1 may have got last."""
+        return self.in_doubt[-1] if self.in_doubt else self.confirmed
+
+    @property
+    def used_ids(self) -> set[str]:
+        """Return the request ids that Stage 1 may take for repeats."""
+        return {*self.confirmed_ids, *(sent.request_id for sent in self.in_doubt)}
+
+
+@dataclass(frozen=True)
+class ItemKey:
+    """Key of a document of `sync_items`."""
+
+    hub: str
+    entity_type: str
+    natural_key: str
+
+    def as_match(self) -> Document:
+        return {
+            "hub": self.hub,
+            "entity_type": self.entity_type,
+            "natural_key": self.natural_key,
+        }
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """A request that is about to be sent for an item, under an id that is new to it.
+
+    `revision` is that of the item's record, on which this was decided.
+    """
+
+    key: ItemKey
+    source_id: Any
+    sent: Sent
+    revision: int
+
+
+def confirmation_of(
+    key: ItemKey,
+    source_id: Any,
+    confirmed: Confirmed,
+    known: ItemRecord | None,
+    *,
+    was_announced: bool = False,
+    is_gone: bool = False,
+) -> ItemWrite:
+    """Return the write of an item that Stage 1 has confirmed.
+
+    Where another process has announced or confirmed something since, it changes nothing: what it
+    has announced itself stays in doubt.
+
+    Args:
+        key: the item.
+        source_id: `_id` of its document.
+        confirmed: what Stage 1 has confirmed.
+        known: the record on which the request was decided; None for none.
+        was_announced: whether the request was announced since.
+        is_gone: whether its document is gone from the source.
+    """
+    last = LastOutcome(ok=True, run_id=confirmed.run_id, at=confirmed.at)
+    changes: Document = {
+        "source_id": source_id,
+        "confirmed": confirmed.model_dump(),
+        "last": last.model_dump(by_alias=True),
+    }
+    if known is not None and known.not_in_since is not None:
+        recovery = Recovery(run_id=confirmed.run_id, since=known.not_in_since)
+        changes["recovered"] = recovery.model_dump()
+    is_known = known is not None and confirmed.request_id in known.confirmed_ids
+    new_id = {"$each": [confirmed.request_id], "$slice": -IDS_KEPT}
+    revision = (known.revision if known else 0) + was_announced
+    return UpdateOne(
+        {**key.as_match(), **_at_revision(revision)},
+        {
+            "$set": changes,
+            "$unset": _cleared("in_doubt", "not_in_since", "attempts", is_gone=is_gone),
+            "$inc": {"revision": 1},
+            **({} if is_known else {"$push": {"confirmed_ids": new_id}}),
+        },
+        upsert=True,
+    )
+
+
+def failure_of(
+    key: ItemKey,
+    source_id: Any,
+    last: LastOutcome,
+    *,
+    requests: int = 0,
+    not_taken: str | None = None,
+    is_gone: bool = False,
+) -> ItemWrite:
+    """Return the write of an item that is not in.
+
+    One that was not sent says nothing of an item that its run has brought in.
+
+    Args:
+        key: the item.
+        source_id: `_id` of its document.
+        last: what came of it.
+        requests: how many requests were sent for it.
+        not_taken: the request id that Stage 1 surely has not taken; None for none.
+        is_gone: whether its document is gone from the source.
+    """
+    match = key.as_match()
+    if not requests:
+        match["$nor"] = [{"last.ok": True, "last.run_id": last.run_id}]
+    pull = {"$pull": {"in_doubt": {"request_id": not_taken}}} if not_taken else {}
+    cleared = _cleared(is_gone=is_gone)
+    return UpdateOne(
+        match,
+        {
+            "$set": {"last": last.model_dump(by_alias=True)},
+            "$setOnInsert": {"source_id": source_id},
+            "$min": {"not_in_since": last.at},
+            "$inc": {"attempts": requests},
+            **({"$unset": cleared} if cleared else {}),
+            **pull,
+        },
+        upsert=True,
+    )
+
+
+def return_of(key: ItemKey) -> ItemWrite:
+    """Return the write of an item that was gone, and whose document is there again."""
+    return UpdateOne(key.as_match(), {"$unset": _cleared(is_gone=False)})
+
+
+class Items:
+    """Reads what is known of items, and announces what is about to be sent."""
+
+    def __init__(self, items: Collection[Document], retry: MongoRetry) -> None:
+        self._items = items
+        self._retry = retry
+
+    @mongo_operation
+    def known(
+        self, hub: str, entity_type: str, natural_keys: Sequence[str]
+    ) -> dict[str, ItemRecord]:
+        """Return what is known of items, without their bodies."""
+        match = _items(hub, entity_type, natural_keys)
+        found = self._items.find(match, {"confirmed.body": False}, batch_size=len(natural_keys))
+        return {item["natural_key"]: ItemRecord.model_validate(item) for item in found}
+
+    @mongo_operation
+    def bodies(
+        self, hub: str, entity_type: str, natural_keys: Sequence[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Return the bodies that Stage 1 has confirmed of items."""
+        match = _items(hub, entity_type, natural_keys)
+        found = self._items.find(match, {"natural_key": True, "confirmed.body": True})
+        return {
+            item["natural_key"]: item["confirmed"]["body"]
+            for item in found
+            if item.get("confirmed")
+        }
+
+    @mongo_operation
+    def announce(self, announcements: Sequence[Announcement]) -> set[str]:
+        """Note what is about to be sent; return the natural keys that are not to be sent as told.
+
+        Since they were looked up, something else was announced or confirmed of them.
+        """
+        taken = write_all(self._items, [_write_of(each) for each in announcements])
+        return {announcements[position].key.natural_key for position in taken}
+
+    @mongo_operation
+    def are_back(self, hub: str, entity_type: str, natural_keys: Sequence[str]) -> None:
+        """Note that items which had been gone are in the source again."""
+        match = _items(hub, entity_type, natural_keys)
+        self._items.update_many(match, {"$unset": {"gone_since": True}})
+
+
+def _items(hub: str, entity_type: str, natural_keys: Sequence[str]) -> Document:
+    return {"hub": hub, "entity_type": entity_type, "natural_key": {"$in": list(natural_keys)}}
+
+
+def _write_of(announcement: Announcement) -> UpdateOne:
+    return UpdateOne(
+        {**announcement.key.as_match(), **_at_revision(announcement.revision)},
+        {
+            "$set": {"source_id": announcement.source_id},
+            "$push": {"in_doubt": announcement.sent.model_dump()},
+            "$inc": {"revision": 1},
+        },
+        upsert=True,
+    )
+
+
+def _at_revision(revision: int) -> Document:
+    return {"revision": revision or {"$exists": False}}
+
+
+def _cleared(*names: str, is_gone: bool) -> dict[str, bool]:
+    return dict.fromkeys(names if is_gone else (*names, "gone_since"), True)
