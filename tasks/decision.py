@@ -30,13 +30,15 @@ from tasks.trail.steps import PriorStep
 class Candidate:
     """An item as a batch finds it, with what is on record: of the item, and of it in this run.
 
-    `lost_as` is the document itself where another one of its natural key is to be sent.
+    `lost_as` is the document itself where another one of its natural key is to be sent. `is_held`
+    tells that Stage 1 holds the item as it is: then nothing more was looked up.
     """
 
     found: Item | InvalidItem
     known: ItemRecord | None = None
     prior: PriorStep | None = None
     lost_as: Twin | None = None
+    is_held: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def decide(candidate: Candidate, conditions: Conditions) -> Decision:
         return Reject(candidate.lost_as, error_of_twin(candidate.lost_as))
     if isinstance(found, InvalidItem):
         return Reject(found, ItemError(VALIDATION_ERROR, found.fault, ErrorClass.PERMANENT))
+    if candidate.is_held:
+        return LeaveUnchanged(found.natural_key)
     request = request_of(found, known)
     if conditions.leaves_unchanged and request.is_in and known and known.not_in_since is None:
         return LeaveUnchanged(found.natural_key, is_back=known.gone_since is not None)

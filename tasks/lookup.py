@@ -7,6 +7,7 @@ from typing import Any
 from tasks.decision import Candidate
 from tasks.entities import EntityType, entity_type_named
 from tasks.mongo import identity
+from tasks.request import is_held
 from tasks.settings import Settings
 from tasks.source.batch import Batch, GoneBatch
 from tasks.source.item import DeletedRemnant, Found, InvalidItem, Item
@@ -14,16 +15,27 @@ from tasks.source.reader import SourceReader
 from tasks.source.twins import Twin, winners
 from tasks.trail.fields import RunId
 from tasks.trail.items import ItemRecord, Items
-from tasks.trail.steps import Steps
+from tasks.trail.steps import PriorStep, Steps
 
 
 class Lookup:
-    """Looks up items a page at a time; every method raises `MongoError`."""
+    """Looks up items a page at a time; every method raises `MongoError`.
+
+    Of a run that `leaves_unchanged` what is settled, no more is looked up of such items.
+    """
 
     def __init__(
-        self, run_id: RunId, settings: Settings, source: SourceReader, items: Items, steps: Steps
+        self,
+        run_id: RunId,
+        settings: Settings,
+        source: SourceReader,
+        items: Items,
+        steps: Steps,
+        *,
+        leaves_unchanged: bool,
     ) -> None:
         self._run_id = run_id
+        self._leaves_unchanged = leaves_unchanged
         self._settings = settings
         self._source = source
         self._items = items
@@ -40,13 +52,29 @@ class Lookup:
 
     def candidates(self, entity_type: EntityType, page: Sequence[Found]) -> list[Candidate]:
         """Return items with what is on record of each."""
-        hub, name = self._settings.hub(entity_type), entity_type.name
-        keys = [found.natural_key for found in page if found.natural_key is not None]
-        known = self._items.known(hub, name, keys)
-        prior = self._steps.prior(self._run_id, name, [found.source_id for found in page])
+        name, source_ids = entity_type.name, [found.source_id for found in page]
+        prior = self._steps.prior(self._run_id, name, source_ids)
+        if prior or not self._leaves_unchanged:
+            return self._looked_up(entity_type, page, prior)
+        hub = self._settings.hub(entity_type)
+        settled = self._items.settled(hub, name, _keys_of(page))
+        held: list[Candidate] = []
+        others: list[Found] = []
+        for found in page:
+            item = settled.get(found.natural_key or "")
+            if item is not None and isinstance(found, Item) and is_held(found, item):
+                held.append(Candidate(found, is_held=True))
+            else:
+                others.append(found)
+        return [*held, *(self._looked_up(entity_type, others, prior) if others else ())]
+
+    def _looked_up(
+        self, entity_type: EntityType, page: Sequence[Found], prior: Mapping[bytes, PriorStep]
+    ) -> list[Candidate]:
+        hub = self._settings.hub(entity_type)
+        known = self._items.known(hub, entity_type.name, _keys_of(page))
         doubtful = _doubtful_keys(page, known)
         lost = self._lost(entity_type, page, known, doubtful) if doubtful else {}
-        completed = self._completed(entity_type, page)
         return [
             Candidate(
                 found,
@@ -54,7 +82,7 @@ class Lookup:
                 prior.get(identity(found.source_id)) if prior else None,
                 lost.get(identity(found.source_id)) if lost else None,
             )
-            for found in completed
+            for found in self._completed(entity_type, page)
         ]
 
     def bodies(
@@ -138,6 +166,10 @@ def gone_item(entity_type: EntityType, known: ItemRecord, body: Mapping[str, Any
         {**body, "enabled": False},
         is_gone=True,
     )
+
+
+def _keys_of(page: Sequence[Found]) -> list[str]:
+    return [found.natural_key for found in page if found.natural_key is not None]
 
 
 def _doubtful_keys(page: Sequence[Found], known: Mapping[str, ItemRecord]) -> set[str]:

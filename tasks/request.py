@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tasks.errors import VERSION_NOT_RAISED, VERSION_REUSED, ErrorClass, ItemError
 from tasks.source.item import Item
 from tasks.source.request_id import content_version, request_id
-from tasks.trail.items import ItemRecord, Sent
+from tasks.trail.items import UNKNOWN_DIGEST, ItemRecord, Sent, SettledItem
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,14 @@ class Request:
     """Whether Stage 1 has confirmed this very request, and has got nothing else since."""
     repeat: ItemError | None = None
     """Why the item is not in, even though Stage 1 says so; None where its word counts."""
+    is_uncertain: bool = False
+    """Whether it can't be told which of two contents Stage 1 gets under this id: it may be the
+    first, and may have got another one before."""
+
+    @property
+    def sent_digest(self) -> str:
+        """Return the digest of what Stage 1 then has under this id."""
+        return UNKNOWN_DIGEST if self.is_uncertain else self.item.digest
 
 
 def request_of(item: Item, known: ItemRecord | None) -> Request:
@@ -38,14 +46,34 @@ def request_of(item: Item, known: ItemRecord | None) -> Request:
         identifier, version = latest.request_id, latest.version
     has_content = latest.digest == item.digest
     is_doubtful = bool(known.in_doubt)
+    is_confirmed = identifier in known.confirmed_ids
     if identifier == latest.request_id:
-        repeat = None if has_content else _not_raised(latest, is_doubtful=is_doubtful)
-        is_in = has_content and not is_doubtful
-        return Request(item, identifier, version, is_new=False, is_in=is_in, repeat=repeat)
+        return Request(
+            item,
+            identifier,
+            version,
+            is_new=False,
+            is_in=has_content and not is_doubtful,
+            repeat=None if has_content else _not_raised(latest, is_doubtful=is_doubtful),
+            is_uncertain=not (has_content or is_confirmed or latest.digest == UNKNOWN_DIGEST),
+        )
     is_new = identifier not in known.used_ids
     is_harmless = is_new or (has_content and not is_doubtful)
-    repeat = None if is_harmless else _reused(version, latest, is_doubtful=is_doubtful)
-    return Request(item, identifier, version, is_new=is_new, repeat=repeat)
+    return Request(
+        item,
+        identifier,
+        version,
+        is_new=is_new,
+        repeat=None if is_harmless else _reused(version, latest, is_doubtful=is_doubtful),
+        is_uncertain=not (is_harmless or is_confirmed),
+    )
+
+
+def is_held(item: Item, settled: SettledItem) -> bool:
+    """Return whether an item is as Stage 1 holds it."""
+    if item.source_id != settled.source_id or item.digest != settled.digest:
+        return False
+    return item.version is None or _request_id(item, item.version) == settled.request_id
 
 
 def _version(item: Item, latest: Sent | None) -> int | str:

@@ -220,7 +220,7 @@ class _Sender:
             case Send(request, attempts):
                 self._send(request, attempts, candidate)
             case Reject(found, error, request):
-                self._record(Outcome(found, error, request, candidate.known))
+                self._record(Outcome(found, error, request, candidate.known), candidate)
             case Keep(error):
                 self.count.add_outcome(error)
             case LeaveUnchanged():
@@ -237,9 +237,8 @@ class _Sender:
         answer = self._request(request, permit)
         self.durations_ms.append(answer.duration_ms)
         error = answer.error or request.repeat
-        self._record(
-            Outcome(request.item, error, request, candidate.known, answer), attempts=attempts + 1
-        )
+        outcome = Outcome(request.item, error, request, candidate.known, answer)
+        self._record(outcome, candidate, attempts=attempts + 1)
 
     def _request(self, request: Request, permit: Permit) -> UpsertOutcome:
         """Send one request, and let the run obey its outcome."""
@@ -273,8 +272,9 @@ class _Sender:
             outcome = Outcome(request.item, NOT_SENT_IN_DRY_RUN, request)
             self._run.record(outcome, changes=changes, task_run_id=self._task_run_id)
 
-    def _record(self, outcome: Outcome, **facts: Any) -> None:
-        self._run.record(outcome, task_run_id=self._task_run_id, **facts)
+    def _record(self, outcome: Outcome, candidate: Candidate, **facts: Any) -> None:
+        is_new = candidate.prior is None
+        self._run.record(outcome, is_new=is_new, task_run_id=self._task_run_id, **facts)
         self.count.add_outcome(outcome.error)
 
 

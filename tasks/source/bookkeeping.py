@@ -13,6 +13,7 @@ DELETION_TIMES: Final = ("deleted_at", "deletedAt")
 """Fields that hold when a document was deleted."""
 DELETION_FLAGS: Final = ("deleted", "isDeleted", "is_deleted")
 """Fields that are true of a deleted document."""
+_DELETION: Final = frozenset({*DELETION_TIMES, *DELETION_FLAGS})
 CHANGE_TIMES: Final = ("updated_at", "updatedAt")
 """Fields that hold when a document was changed last."""
 BOOKKEEPING: Final = frozenset(
@@ -97,6 +98,8 @@ def is_deleted(document: Document, now: int) -> bool:
     Raises:
         Unsendable: a field about it says neither yes nor no.
     """
+    if _DELETION.isdisjoint(document):
+        return False
     return any(_is_set(document, name) for name in DELETION_FLAGS) or any(
         _is_past(document, name, now) for name in DELETION_TIMES
     )

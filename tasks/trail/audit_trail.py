@@ -21,6 +21,8 @@ from tasks.trail.stops import Stops
 
 _DURABLE: Final = WriteConcern(w="majority", j=True)
 """Lets a record outlive a MongoDB that is killed, and a primary that is lost."""
+_MAJORITY: Final = WriteConcern(w="majority")
+"""Does not wait for the journal: an outcome that is lost leaves its item in doubt, as announced."""
 _UNUSED_STEP_INDEX: Final = "request_id_1_ok_1"
 """Index of versions that decided from `sync_steps` what is unchanged."""
 
@@ -59,7 +61,8 @@ def audit_trail(settings: MongoSettings) -> AuditTrail:
     retry.call(lambda: _make_indexes(sync_runs, sync_steps, sync_items))
     retry.call(lambda: _expire(sync_steps, settings.steps_retention_days))
     runs, steps = Runs(sync_runs, retry), Steps(sync_steps, retry)
-    buffer = StepBuffer(sync_steps, sync_items, retry)
+    lost_in_a_crash = sync_items.with_options(write_concern=_MAJORITY)
+    buffer = StepBuffer(sync_steps, lost_in_a_crash, retry)
     return AuditTrail(
         runs,
         Stages(sync_runs, retry),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pymongo import UpdateOne
+from pymongo import InsertOne, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
@@ -10,7 +10,9 @@ from tasks.mongo import Document
 from tasks.mongo_errors import UNIQUE_INDEX
 
 
-def write_all(collection: Collection[Document], writes: Sequence[UpdateOne]) -> list[int]:
+def write_all(
+    collection: Collection[Document], writes: Sequence[InsertOne[Document] | UpdateOne]
+) -> list[int]:
     """Write documents; return the positions of those that collided with one that is there.
 
     Raises:

@@ -15,6 +15,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from tasks.errors import ItemError
+
 
 class Record(BaseModel):
     """A document of the trail, or a part of one; fields that it has besides these are left out.
@@ -33,12 +35,21 @@ def stored(record: Record) -> dict[str, Any]:
     return document
 
 
+def stored_error(error: ItemError | None) -> dict[str, str] | None:
+    """Return an error as it is stored; None for none."""
+    if error is None:
+        return None
+    return {"code": error.code, "message": error.message, "class": error.error_class}
+
+
 @cache
 def _hidden_fields(record_type: type[Record]) -> tuple[str, ...]:
     return tuple(name for name, field in record_type.model_fields.items() if field.exclude)
 
 
 def _object_id(text: object) -> ObjectId:
+    if isinstance(text, ObjectId):
+        return text
     try:
         return ObjectId(text)  # type: ignore[arg-type]
     except (InvalidId, TypeError):

@@ -2,21 +2,38 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from pydantic import Field
-from pymongo import ASCENDING, IndexModel, UpdateOne
+from pymongo import ASCENDING, IndexModel, InsertOne, UpdateOne
 from pymongo.collection import Collection
 
 from tasks.errors import ItemError
 from tasks.mongo import Document, MongoRetry, mongo_operation
 from tasks.trail.bulk import write_all
-from tasks.trail.fields import Record, RunKey, Text, UtcTime
+from tasks.trail.fields import Record, RunKey, Text, UtcTime, stored_error
 
-ItemWrite: TypeAlias = UpdateOne
+ItemWrite: TypeAlias = InsertOne[Document] | UpdateOne
 IDS_KEPT: Final = 100
 """How many of the request ids that Stage 1 has confirmed of an item are remembered."""
 
+UNKNOWN_DIGEST: Final = ""
+"""Digest of content of which it can't be told what it is."""
+_NOT_KNOWN: Final = dict.fromkeys(("confirmed.body", "last", "recovered"), False)
+"""Fields that deciding does not need, and takes long to read."""
+_SETTLED: Final[Document] = {
+    "confirmed": {"$exists": True},
+    "in_doubt.0": {"$exists": False},
+    "not_in_since": {"$exists": False},
+    "gone_since": {"$exists": False},
+}
+_SETTLED_FIELDS: Final = {
+    "_id": False,
+    "natural_key": True,
+    "source_id": True,
+    "confirmed.request_id": True,
+    "confirmed.digest": True,
+}
 _ITEM_KEY: Final = [
     ("entity_type", ASCENDING),
     ("natural_key", ASCENDING),
@@ -50,7 +67,7 @@ class Sent(Record):
     digest: str = Field(
         examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"]
     )
-    """SHA-256 of the body as canonical JSON."""
+    """SHA-256 of the body as canonical JSON; `UNKNOWN_DIGEST` where the body is not known."""
     run_id: RunKey = Field(examples=["507f1f77bcf86cd799439011"])
     at: UtcTime = Field(examples=["2024-01-01T00:00:07.000Z"])
 
@@ -115,6 +132,14 @@ class ItemRecord(Record):
         return {*self.confirmed_ids, *(sent.request_id for sent in self.in_doubt)}
 
 
+class SettledItem(NamedTuple):
+    """An item that Stage 1 holds as confirmed last: nothing is in doubt, failing or gone."""
+
+    source_id: Any
+    request_id: str
+    digest: str
+
+
 @dataclass(frozen=True)
 class ItemKey:
     """Key of a document of `sync_items`."""
@@ -135,13 +160,13 @@ class ItemKey:
 class Announcement:
     """A request that is about to be sent for an item, under an id that is new to it.
 
-    `revision` is that of the item's record, on which this was decided.
+    `revision` is that of the item's record, on which this was decided; None for no record.
     """
 
     key: ItemKey
     source_id: Any
     sent: Sent
-    revision: int
+    revision: int | None
 
 
 def confirmation_of(
@@ -169,12 +194,12 @@ def confirmation_of(
     last = LastOutcome(ok=True, run_id=confirmed.run_id, at=confirmed.at)
     changes: Document = {
         "source_id": source_id,
-        "confirmed": confirmed.model_dump(),
-        "last": last.model_dump(by_alias=True),
+        "confirmed": dict(vars(confirmed)),
+        "last": _stored_outcome(last),
     }
     if known is not None and known.not_in_since is not None:
         recovery = Recovery(run_id=confirmed.run_id, since=known.not_in_since)
-        changes["recovered"] = recovery.model_dump()
+        changes["recovered"] = dict(vars(recovery))
     is_known = known is not None and confirmed.request_id in known.confirmed_ids
     new_id = {"$each": [confirmed.request_id], "$slice": -IDS_KEPT}
     revision = (known.revision if known else 0) + was_announced
@@ -219,7 +244,7 @@ def failure_of(
     return UpdateOne(
         match,
         {
-            "$set": {"last": last.model_dump(by_alias=True)},
+            "$set": {"last": _stored_outcome(last)},
             "$setOnInsert": {"source_id": source_id},
             "$min": {"not_in_since": last.at},
             "$inc": {"attempts": requests},
@@ -246,10 +271,22 @@ class Items:
     def known(
         self, hub: str, entity_type: str, natural_keys: Sequence[str]
     ) -> dict[str, ItemRecord]:
-        """Return what is known of items, without their bodies."""
+        """Return what is known of items, without their bodies and last outcomes."""
         match = _items(hub, entity_type, natural_keys)
-        found = self._items.find(match, {"confirmed.body": False}, batch_size=len(natural_keys))
+        found = self._items.find(match, _NOT_KNOWN, batch_size=len(natural_keys))
         return {item["natural_key"]: ItemRecord.model_validate(item) for item in found}
+
+    @mongo_operation
+    def settled(
+        self, hub: str, entity_type: str, natural_keys: Sequence[str]
+    ) -> dict[str, SettledItem]:
+        """Return those of the items that are settled; a quicker look than `known`."""
+        match = {**_items(hub, entity_type, natural_keys), **_SETTLED}
+        found = self._items.find(match, _SETTLED_FIELDS, batch_size=len(natural_keys))
+        return {
+            item["natural_key"]: SettledItem(item["source_id"], **item["confirmed"])
+            for item in found
+        }
 
     @mongo_operation
     def bodies(
@@ -284,16 +321,20 @@ def _items(hub: str, entity_type: str, natural_keys: Sequence[str]) -> Document:
     return {"hub": hub, "entity_type": entity_type, "natural_key": {"$in": list(natural_keys)}}
 
 
-def _write_of(announcement: Announcement) -> UpdateOne:
+def _write_of(announcement: Announcement) -> ItemWrite:
+    key, sent = announcement.key.as_match(), dict(vars(announcement.sent))
+    source_id = announcement.source_id
+    if announcement.revision is None:
+        return InsertOne({**key, "source_id": source_id, "in_doubt": [sent], "revision": 1})
     return UpdateOne(
-        {**announcement.key.as_match(), **_at_revision(announcement.revision)},
-        {
-            "$set": {"source_id": announcement.source_id},
-            "$push": {"in_doubt": announcement.sent.model_dump()},
-            "$inc": {"revision": 1},
-        },
+        {**key, **_at_revision(announcement.revision)},
+        {"$set": {"source_id": source_id}, "$push": {"in_doubt": sent}, "$inc": {"revision": 1}},
         upsert=True,
     )
+
+
+def _stored_outcome(last: LastOutcome) -> Document:
+    return {**vars(last), "error": stored_error(last.error)}
 
 
 def _at_revision(revision: int) -> Document:

@@ -2,10 +2,12 @@
 
 import logging
 import threading
-from collections.abc import Sequence
-from typing import Final, TypeAlias
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
 
-from pymongo import UpdateOne
+from pymongo import InsertOne
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
@@ -13,7 +15,7 @@ from tasks.mongo import Document, MongoRetry, mongo_operation
 from tasks.mongo_errors import MongoError
 from tasks.trail.bulk import write_all
 from tasks.trail.items import ItemWrite
-from tasks.trail.steps import Step, upsert_of
+from tasks.trail.steps import Step, insert_of, upsert_of
 
 _logger = logging.getLogger(__name__)
 
@@ -39,17 +41,23 @@ class StepBuffer:
         self._retry = retry
         self._waiting: list[_Entry] = []
         self._waiting_lock = threading.Lock()
-        self._writing_lock = threading.Lock()
+        self._steps_lock = threading.Lock()
+        self._items_lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
-    def record(self, step: Step, item: ItemWrite | None = None) -> None:
+    def record(self, step: Step, item: ItemWrite | None = None, *, is_new: bool = False) -> None:
         """Take a step in, and what it changes of its item; they are written soon.
+
+        Args:
+            step: the step.
+            item: what it changes of its item; None for nothing.
+            is_new: whether the run has no step of the document yet, as far as is known.
 
         Raises:
             MongoError: MongoDB stayed away, or refuses; the steps still wait.
         """
         with self._waiting_lock:
-            self._waiting.append((upsert_of(step), item))
+            self._waiting.append(_Entry(step, insert_of(step) if is_new else None, item))
             is_full = len(self._waiting) >= STEPS_BEHIND
             if self._timer is None:
                 self._timer = threading.Timer(SECONDS_BEHIND, self._flush_by_timer)
@@ -65,15 +73,26 @@ class StepBuffer:
         Raises:
             MongoError: MongoDB stayed away, or refuses; the steps still wait.
         """
-        with self._writing_lock:
+        # The next steps are written while the items of these are.
+        with self._steps_lock:
             entries = self._take()
-            try:
-                _write(self._steps, [step for step, _ in entries])
-                _write(self._items, [item for _, item in entries if item is not None])
-            except PyMongoError:
-                with self._waiting_lock:
-                    self._waiting[:0] = entries
-                raise
+            with self._kept_unless_written(entries):
+                _write_steps(self._steps, entries)
+            self._items_lock.acquire()
+        try:
+            with self._kept_unless_written(entries):
+                _write_items(self._items, entries)
+        finally:
+            self._items_lock.release()
+
+    @contextmanager
+    def _kept_unless_written(self, entries: Sequence["_Entry"]) -> Iterator[None]:
+        try:
+            yield
+        except PyMongoError:
+            with self._waiting_lock:
+                self._waiting[:0] = entries
+            raise
 
     def _take(self) -> list["_Entry"]:
         with self._waiting_lock:
@@ -90,13 +109,28 @@ class StepBuffer:
             _logger.warning("The audit trail is behind, MongoDB does not take steps: %s", error)
 
 
-_Entry: TypeAlias = tuple[UpdateOne, ItemWrite | None]
+@dataclass(frozen=True)
+class _Entry:
+    """A step that waits; `insert` is its write while it is new."""
+
+    step: Step
+    insert: InsertOne[Document] | None
+    item: ItemWrite | None
 
 
-def _write(collection: Collection[Document], writes: Sequence[UpdateOne]) -> None:
-    """Write documents; one that its filter keeps from being written over stays as it is.
+def _write_steps(collection: Collection[Document], entries: Sequence[_Entry]) -> None:
+    """Write steps; one that a later attempt of its run has written stays as it is.
 
-    A write that collides gets a second try: another process may have been about to insert the
-    document.
+    A step that collides gets a second try: it is not new, or another process has just inserted it.
     """
+    collided = write_all(collection, [each.insert or upsert_of(each.step) for each in entries])
+    write_all(collection, [upsert_of(entries[position].step) for position in collided])
+
+
+def _write_items(collection: Collection[Document], entries: Sequence[_Entry]) -> None:
+    """Write items; one that its filter keeps from being written over stays as it is.
+
+    A write that collides gets a second try: another process may have just inserted the item.
+    """
+    writes = [each.item for each in entries if each.item is not None]
     write_all(collection, [writes[position] for position in write_all(collection, writes)])

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from pydantic import Field, computed_field
-from pymongo import ASCENDING, DESCENDING, IndexModel, UpdateOne
+from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne, UpdateOne
 from pymongo.collection import Collection
 
 from tasks.entities import label_of
@@ -22,7 +22,7 @@ from tasks.errors import (
     ItemError,
 )
 from tasks.mongo import Document, MongoRetry, identity, mongo_operation
-from tasks.trail.fields import Record, RunId, RunKey, Text, UtcTime, stored
+from tasks.trail.fields import Record, RunId, RunKey, Text, UtcTime, stored_error
 from tasks.trail.runs import RunErrorRecord
 from tasks.trail.stages import StageTotals, Tally
 
@@ -149,10 +149,16 @@ def state_after(error: ItemError | None) -> StepState:
     return _STATE_BY_CLASS[error.error_class if error else None]
 
 
+def insert_of(step: Step) -> InsertOne[Document]:
+    """Return the write of a step that is not there yet; it costs half of what an upsert does."""
+    now = datetime.now(UTC)
+    return InsertOne({**_fields_of(step), "created_at": now, "updated_at": now})
+
+
 def upsert_of(step: Step) -> UpdateOne:
     """Return the write of a step; one that a later attempt of its run has written stays."""
     now = datetime.now(UTC)
-    fields = {**stored(step), "updated_at": now}
+    fields = {**_fields_of(step), "updated_at": now}
     source_id = fields.pop("source_id")
     key = {"run_id": fields.pop("run_id"), "entity_type": fields.pop("entity_type")}
     by_no_later_attempt = {"run_attempt": {"$not": {"$gt": step.run_attempt}}}
@@ -161,6 +167,13 @@ def upsert_of(step: Step) -> UpdateOne:
         {"$set": fields, "$setOnInsert": {"created_at": now}},
         upsert=True,
     )
+
+
+def _fields_of(step: Step) -> Document:
+    fields = {**vars(step), "ok": step.ok, "error": stored_error(step.error)}
+    if step.changes is not None:
+        fields["changes"] = [dict(vars(change)) for change in step.changes]
+    return fields
 
 
 class Steps:

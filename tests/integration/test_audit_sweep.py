@@ -107,6 +107,7 @@ def test_a_run_that_only_prefect_knows(
 
 
 def test_a_run_that_prefect_forgot(world: World) -> None:
+    world.add_seed()
     run = world.sync()
     with get_client(sync_client=True) as api:
         api.delete_flow_run(UUID(run.document["flow_run_id"]))

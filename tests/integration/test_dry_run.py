@@ -36,7 +36,16 @@ def test_a_dry_run_says_what_would_be_sent_and_what_would_fail(world: World) -> 
     assert run.document["totals"] == {"total": 8, "success": 0, "failed": 2, "skipped": 6}
     tenants = run.document["stages"][0]
     assert (tenants["would_send"], tenants["first"]) == (2, "regnum-christi")
-    assert run.codes() == {"nameless": "VALIDATION_ERROR", "broken": "VALIDATION_ERROR"}
+    assert {key for key, code in run.codes().items() if code == "WOULD_SEND"} == {
+        "regnum-christi",
+        "zeta",
+        "semperaltius",
+        "rcsa",
+        "pagos.semperaltius.edu.mx",
+        "branding_rcsa_001",
+    }
+    assert run.codes()["nameless"] == run.codes()["broken"] == "VALIDATION_ERROR"
+    assert {error["natural_key"] for error in run.document["errors"]} == {"nameless", "broken"}
     tables = tables_of(run.document["flow_run_id"])
     assert tables["dry-run"][0] == {
         "stage": "tenant",
@@ -68,7 +77,7 @@ def test_a_dry_run_of_what_has_changed_counts_the_rest(world: World) -> None:
     assert run.state.message == "Dry run: 1 of 30 items would be sent, 29 are unchanged"
     (stage,) = run.document["stages"]
     assert (stage["would_send"], stage["unchanged"], stage["first"]) == (1, 29, keys[4])
-    assert run.steps == []
+    assert run.codes() == {keys[4]: "WOULD_SEND"}
 
 
 def test_a_dry_run_confirms_nothing(world: World) -> None:

@@ -163,7 +163,7 @@ def world(world: World) -> World:
     return world
 
 
-@pytest.mark.parametrize(("max_task_runs", "batches"), [("100", 60), ("5", 3)])
+@pytest.mark.parametrize(("max_task_runs", "batches"), [("100", 58), ("5", 3)])
 def test_every_document_ends_as_one_step(
     world: World, monkeypatch: pytest.MonkeyPatch, max_task_runs: str, batches: int
 ) -> None:

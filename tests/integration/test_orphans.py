@@ -85,5 +85,6 @@ def test_a_dry_run_decides_the_same(family: World) -> None:
     family.add("tenant", {"id": "invalid", "version": 1})
     family.add("subtenant", {"id": "sub-invalid", "tenant_id": "invalid", **SUBTENANT})
     run = family.sync(skip_orphans=True, dry_run=True)
-    assert run.codes() == {"invalid": "VALIDATION_ERROR", "sub-invalid": "PARENT_FAILED"}
+    codes = {key: code for key, code in run.codes().items() if code != "WOULD_SEND"}
+    assert codes == {"invalid": "VALIDATION_ERROR", "sub-invalid": "PARENT_FAILED"}
     assert family.hub.requests() == []

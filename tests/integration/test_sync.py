@@ -40,6 +40,7 @@ def test_the_seeds_five_documents(world: World) -> None:
         "mode": "full",
         "dry_run": False,
         "skip_orphans": False,
+        "disable_gone": False,
         "entities": ENTITY_NAMES,
         "trigger": "a test",
     }
@@ -117,6 +118,7 @@ def test_wrong_parameters_are_refused(world: World, entities: object) -> None:
 
 
 def test_an_empty_source_is_a_success(world: World) -> None:
+    world.database.create_collection("source_tenants")
     run = world.sync()
     assert run.document["status"] == "success"
     assert run.document["totals"]["total"] == 0
@@ -200,17 +202,24 @@ def test_at_most_concurrency_requests_are_in_flight(
 
 
 def test_indexes_are_there(world: World) -> None:
+    world.database.sync_steps.create_index([("request_id", 1), ("ok", 1)])  # of older versions
     world.sync()
     indexes = [
         (list(index["key"]), index.get("unique", False))
-        for collection in (world.database.sync_runs, world.database.sync_steps)
+        for collection in (
+            world.database.sync_runs,
+            world.database.sync_steps,
+            world.database.sync_items,
+        )
         for index in collection.list_indexes()
     ]
     assert (["flow_run_id"], True) in indexes
     assert (["run_id", "entity_type", "source_id"], True) in indexes
     assert (["run_id", "created_at", "_id"], False) in indexes
     assert (["run_id", "ok", "created_at", "_id"], False) in indexes
-    assert (["request_id", "ok"], False) in indexes
+    assert (["entity_type", "natural_key", "created_at", "_id"], False) in indexes
+    assert (["entity_type", "natural_key", "hub"], True) in indexes
+    assert (["request_id", "ok"], False) not in indexes
 
 
 def test_the_seeds_queries_work_as_written(world: World) -> None:

@@ -195,8 +195,8 @@ class Synced:
 class MortalBuffer(StepBuffer):
     """A buffer that writes by no clock, and may die."""
 
-    def record(self, step: Step, item: ItemWrite | None = None) -> None:
-        super().record(step, item)
+    def record(self, step: Step, item: ItemWrite | None = None, *, is_new: bool = False) -> None:
+        super().record(step, item, is_new=is_new)
         if self._timer is not None:
             self._timer.cancel()
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pymongo import MongoClient
 
@@ -168,8 +168,53 @@ def new_office(
     client.drop_database(database.name)
 
 
+def version(number: int) -> Document:
+    return {"version": number}
+
+
+def edit(name: str, said: Document, place: str = "newest", **deletion: Any) -> Edit:
+    return Edit("a", name, said, deletion, place)
+
+
+def sync(mode: str = "full", *faults: str, meanwhile: Edit | None = None) -> Sync:
+    return Sync(mode, False, faults, ((0, meanwhile),) if meanwhile else ())
+
+
+CONTENT_THAT_COMES_BACK = [edit("A", {}), sync(), edit("B", {}), sync(), edit("A", {}), sync()]
+VERSION_THAT_IS_NOT_RAISED = [
+    *(edit("A", version(1)), sync(), edit("B", version(1)), sync("changed"), sync("changed")),
+]
+VERSION_THAT_GOES_BACK = [
+    *(edit("A", version(1)), sync(), edit("B", version(2)), sync()),
+    *(edit("A", version(1)), sync("changed")),
+]
+LOST_BY_A_CRASH_THEN_TAKEN_BACK = [
+    *(edit("A", version(1)), sync(), edit("B", version(2)), sync("full", DIES_AFTER)),
+    *(edit("A", version(1)), sync("changed")),
+]
+LOST_WITHOUT_VERSION_THEN_TAKEN_BACK = [
+    *(edit("A", {}), sync(), edit("B", {}), sync("full", STORED_AND_LOST, STORED_AND_LOST)),
+    *(edit("A", {}), sync("changed")),
+]
+OTHER_CONTENT_UNDER_AN_ID_IN_DOUBT = [
+    *(edit("A", version(1)), sync("full", DIES_BEFORE)),
+    *(edit("A", version(1), deleted=True), sync("full", meanwhile=edit("A", {}))),
+]
+STALE_TWIN_WHILE_THE_RUN_GOES_ON = [
+    *(Edit("b", "B", version(1), {}, "insert"), edit("B", version(2))),
+    *(sync("full", meanwhile=edit("A", version(1), "insert")), sync("changed")),
+]
+
+
 @settings(suppress_health_check=list(HealthCheck))
 @given(history=histories())
+@example(history=CONTENT_THAT_COMES_BACK)
+@example(history=VERSION_THAT_IS_NOT_RAISED)
+@example(history=VERSION_THAT_GOES_BACK)
+@example(history=LOST_BY_A_CRASH_THEN_TAKEN_BACK)
+@example(history=LOST_WITHOUT_VERSION_THEN_TAKEN_BACK)
+@example(history=OTHER_CONTENT_UNDER_AN_ID_IN_DOUBT)
+@example(history=STALE_TWIN_WHILE_THE_RUN_GOES_ON)
 def test_stage_1_holds_what_the_source_says_or_the_item_is_not_counted_as_in(
     new_office: Callable[[], BackOffice], history: list[Callable[[BackOffice], None]]
 ) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from pymongo import UpdateOne
+from pymongo import InsertOne, UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
@@ -186,7 +186,9 @@ class _OneByOne:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._collection, name)
 
-    def bulk_write(self, writes: Sequence[UpdateOne], *, ordered: bool) -> None:
+    def bulk_write(
+        self, writes: Sequence[InsertOne[Document] | UpdateOne], *, ordered: bool
+    ) -> None:
         assert not ordered
         faults = [
             {"index": position, "code": 11000, "errmsg": ""}
@@ -196,8 +198,11 @@ class _OneByOne:
         if faults:
             raise BulkWriteError({"writeErrors": faults, "writeConcernErrors": []})
 
-    def _is_written(self, write: UpdateOne) -> bool:
+    def _is_written(self, write: InsertOne[Document] | UpdateOne) -> bool:
         try:
+            if isinstance(write, InsertOne):
+                self._collection.insert_one(dict(write._doc))
+                return True
             self._collection.update_one(write._filter, write._doc, upsert=bool(write._upsert))
         except DuplicateKeyError:
             return False
@@ -207,8 +212,8 @@ class _OneByOne:
 class _Buffer(StepBuffer):
     """Steps that wait for a flush, and go by no clock."""
 
-    def record(self, step: Step, item: ItemWrite | None = None) -> None:
-        super().record(step, item)
+    def record(self, step: Step, item: ItemWrite | None = None, *, is_new: bool = False) -> None:
+        super().record(step, item, is_new=is_new)
         if self._timer is not None:
             self._timer.cancel()
 
