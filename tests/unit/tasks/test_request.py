@@ -232,3 +232,36 @@ def test_the_bodies_that_decide_are_compared_as_canonical_json() -> None:
     known = On(((1, "A"),)).record()
     turned = Item(entity_type_named("tenant"), 2, "acme", 1, {"name": "A", "id": "acme"})
     assert request_of(turned, known).is_in
+
+
+@pytest.mark.parametrize(
+    ("known", "version", "content", "is_uncertain"),
+    [
+        pytest.param(On((), ((1, "A"),)), 1, "A", False, id="the same again"),
+        pytest.param(On((), ((1, "A"),)), 1, "B", True, id="edited under an id in doubt"),
+        pytest.param(On((), ((1, "A"), (2, "B"))), 1, "A", True, id="the older of two in doubt"),
+        pytest.param(On((), ((1, "A"), (2, "B"))), 1, "C", True, id="edited under the older"),
+        pytest.param(On((), ((1, "A"), (2, "B"))), 3, "C", False, id="under a new id"),
+        pytest.param(On(((1, "A"),)), 1, "B", False, id="edited under a confirmed id"),
+        pytest.param(On(((1, "A"), (2, "B"))), 1, "A", False, id="back to a confirmed id"),
+        pytest.param(On(((1, "A"),), ((2, "B"),)), 1, "C", False, id="back, beside a doubt"),
+    ],
+)
+def test_what_stage_1_gets_under_an_id_in_doubt_can_not_be_told(
+    known: On, version: int, content: str, is_uncertain: bool
+) -> None:
+    request = request_of(item(version, content), known.record())
+    assert request.is_uncertain is is_uncertain
+    assert request.sent_digest == ("" if is_uncertain else item(version, content).digest)
+
+
+def test_what_can_not_be_told_is_not_taken_for_in_nor_announced_again() -> None:
+    unknown = sent(id_of(1), version=1, digest="", run_id=RUN, at=at(7))
+    known = item_record(in_doubt=(got(1, "A"), unknown))
+    for content in ("A", "B"):
+        request = request_of(item(1, content), known)
+        assert request.repeat is not None
+        assert (request.repeat.code, request.is_uncertain) == ("VERSION_NOT_RAISED", False)
+    without_version = request_of(item(None, "A"), known)
+    assert (without_version.is_new, without_version.repeat) == (True, None)
+    assert without_version.request_id != id_of(1)
