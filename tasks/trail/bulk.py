@@ -2,12 +2,18 @@
 
 from collections.abc import Sequence
 
+from bson import Timestamp
 from pymongo import InsertOne, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
 from tasks.mongo import Document
 from tasks.mongo_errors import UNIQUE_INDEX
+
+
+def is_inserted_as_it_is(value: object) -> bool:
+    """Return whether MongoDB inserts a field as it is: an empty Timestamp becomes the time."""
+    return not isinstance(value, Timestamp)
 
 
 def write_all(

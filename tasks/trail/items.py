@@ -10,7 +10,7 @@ from pymongo.collection import Collection
 
 from tasks.errors import ItemError
 from tasks.mongo import Document, MongoRetry, mongo_operation
-from tasks.trail.bulk import write_all
+from tasks.trail.bulk import is_inserted_as_it_is, write_all
 from tasks.trail.fields import Record, RunKey, Text, UtcTime, stored_error
 
 ItemWrite: TypeAlias = InsertOne[Document] | UpdateOne
@@ -324,10 +324,10 @@ def _items(hub: str, entity_type: str, natural_keys: Sequence[str]) -> Document:
 def _write_of(announcement: Announcement) -> ItemWrite:
     key, sent = announcement.key.as_match(), dict(vars(announcement.sent))
     source_id = announcement.source_id
-    if announcement.revision is None:
+    if announcement.revision is None and is_inserted_as_it_is(source_id):
         return InsertOne({**key, "source_id": source_id, "in_doubt": [sent], "revision": 1})
     return UpdateOne(
-        {**key, **_at_revision(announcement.revision)},
+        {**key, **_at_revision(announcement.revision or 0)},
         {"$set": {"source_id": source_id}, "$push": {"in_doubt": sent}, "$inc": {"revision": 1}},
         upsert=True,
     )

@@ -13,7 +13,7 @@ from pymongo.errors import PyMongoError
 
 from tasks.mongo import Document, MongoRetry, mongo_operation
 from tasks.mongo_errors import MongoError
-from tasks.trail.bulk import write_all
+from tasks.trail.bulk import is_inserted_as_it_is, write_all
 from tasks.trail.items import ItemWrite
 from tasks.trail.steps import Step, insert_of, upsert_of
 
@@ -57,7 +57,8 @@ class StepBuffer:
             MongoError: MongoDB stayed away, or refuses; the steps still wait.
         """
         with self._waiting_lock:
-            self._waiting.append(_Entry(step, insert_of(step) if is_new else None, item))
+            can_insert = is_new and is_inserted_as_it_is(step.source_id)
+            self._waiting.append(_Entry(step, insert_of(step) if can_insert else None, item))
             is_full = len(self._waiting) >= STEPS_BEHIND
             if self._timer is None:
                 self._timer = threading.Timer(SECONDS_BEHIND, self._flush_by_timer)

@@ -67,8 +67,8 @@ def test_what_the_settings_name_is_used_and_nothing_stands_in(
         assert "ADMIN_SYNC_TOKEN is missing" in without_token.stderr
         assert "Traceback" not in without_token.stderr
         empty = run(checkout, "./scripts/run", **named, ADMIN_SYNC_TOKEN="token")
-        assert empty.returncode == 0
-        assert "0 of 0 items are in" in empty.stdout
+        assert empty.returncode == 1
+        assert "MONGODB_DB names the database identity_backoffice" in empty.stdout
         assert "MongoDB  " not in empty.stdout
         assert "Stage 1 hub" not in empty.stdout
         assert "Prefect  " not in empty.stdout

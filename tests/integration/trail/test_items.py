@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import ObjectId, Timestamp
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
@@ -272,7 +272,9 @@ def test_an_item_that_has_only_failed_can_be_announced(
     assert items.announce([announcement("acme", 1, "r-1")]) == set()
 
 
-@pytest.mark.parametrize("source_id", [None, {"$gt": 0}, {"a": 1}, "a", ObjectId(RUN)])
+@pytest.mark.parametrize(
+    "source_id", [None, Timestamp(0, 0), {"$gt": 0}, {"a": 1}, "a", ObjectId(RUN)]
+)
 def test_documents_of_any_id_are_announced_confirmed_and_fail(
     database: Database[Document], items: Items, source_id: Any
 ) -> None:
