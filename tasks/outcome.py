@@ -23,7 +23,7 @@ from tasks.trail.items import (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an item in a run.
+    """The outcome of an item in a run.
 
     Args:
         found: the item, or the document that lost to another one of its natural key.

@@ -46,6 +46,7 @@ _LONGEST_FIRST = (
     ("tests/e2e/test_dashboard.py", "tests/e2e/test_doors.py"),
     ("tests/e2e/test_run_command.py",),
     ("tests/integration/test_slots.py::test_a_killed_process_blocks_the_next_run_no_longer_than",),
+    ("tests/integration/test_changed.py::test_steps_expire_when_a_retention_is_set",),
     ("tests/integration/test_chaos.py",),
     ("tests/integration/test_api.py",),
     ("tests/integration/test_alerts.py",),

@@ -56,7 +56,7 @@ def show_item(
     page: PageNumber = 1,
     limit: PageLimit = 50,
 ) -> ItemDetails:
-    """What each Stage 1 holds of an item, and what came of it in all runs, newest first."""
+    """The record of an item for each Stage 1, and what came of it in all runs, newest first."""
     item = items.item(entity_type, natural_key, page, limit)
     if item is None:
         raise NO_SUCH_ITEM

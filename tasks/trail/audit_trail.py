@@ -7,7 +7,7 @@ from typing import Final
 from pymongo.collection import Collection
 from pymongo.write_concern import WriteConcern
 
-from tasks.mongo import Document, mongo_retry, trail_database
+from tasks.mongo import Document, MongoRetry, mongo_retry, trail_database
 from tasks.settings import MongoSettings
 from tasks.trail.counting import Counting
 from tasks.trail.gone import Gone
@@ -60,9 +60,20 @@ def audit_trail(settings: MongoSettings) -> AuditTrail:
     sync_items = backoffice.get_collection("sync_items", write_concern=_DURABLE)
     retry.call(lambda: _make_indexes(sync_runs, sync_steps, sync_items))
     retry.call(lambda: _expire(sync_steps, settings.steps_retention_days))
-    runs, steps = Runs(sync_runs, retry), Steps(sync_steps, retry)
     lost_in_a_crash = sync_items.with_options(write_concern=_MAJORITY)
     buffer = StepBuffer(sync_steps, lost_in_a_crash, retry)
+    return trail_of(sync_runs, sync_steps, sync_items, buffer, retry)
+
+
+def trail_of(
+    sync_runs: Collection[Document],
+    sync_steps: Collection[Document],
+    sync_items: Collection[Document],
+    buffer: StepBuffer,
+    retry: MongoRetry,
+) -> AuditTrail:
+    """Return the audit trail on these collections, with their indexes or without."""
+    runs, steps = Runs(sync_runs, retry), Steps(sync_steps, retry)
     return AuditTrail(
         runs,
         Stages(sync_runs, retry),

@@ -80,7 +80,7 @@ class Confirmed(Sent):
 
 
 class LastOutcome(Record):
-    """What came of an item last."""
+    """The last outcome of an item."""
 
     ok: bool
     error: ItemError | None = None

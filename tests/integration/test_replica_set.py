@@ -25,6 +25,7 @@ def ports(tmp_path: Path) -> Iterator[list[int]]:
             command += ["--bind_ip", "127.0.0.1", "--replSet", "rs", "--nounixsocket"]
             command += ["--wiredTigerCacheSizeGB", "0.25", "--quiet"]
             command += ["--setParameter", "enableTestCommands=1"]
+            command += ["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"]
             stack.enter_context(
                 running(
                     command,

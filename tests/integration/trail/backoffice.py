@@ -22,16 +22,12 @@ from tasks.run import Run
 from tasks.settings import Settings
 from tasks.source.batch import Batch, GoneBatch
 from tasks.stage import close_stage, plan_gone, plan_stage
-from tasks.trail.audit_trail import AuditTrail
-from tasks.trail.counting import Counting
-from tasks.trail.gone import Gone
-from tasks.trail.items import Items, ItemWrite
-from tasks.trail.liveness import Liveness
-from tasks.trail.runs import RunOptions, Runs, SyncMode
-from tasks.trail.stages import RunStatus, Stages, Tally
+from tasks.trail.audit_trail import AuditTrail, trail_of
+from tasks.trail.items import ItemWrite
+from tasks.trail.runs import RunOptions, SyncMode
+from tasks.trail.stages import RunStatus, Tally
 from tasks.trail.step_buffer import StepBuffer
-from tasks.trail.steps import Step, Steps
-from tasks.trail.stops import Stops
+from tasks.trail.steps import Step
 from tasks.upsert import BatchResult, send_batch
 
 Document = dict[str, Any]
@@ -139,21 +135,9 @@ class BackOffice:
             yield Run(attempt, record, self._settings, slots, is_here=True)
 
     def _trail(self) -> AuditTrail:
-        sync_runs, sync_steps = self.database.sync_runs, self.database.sync_steps
-        sync_items, retry = self.database.sync_items, self._retry
-        runs, steps = Runs(sync_runs, retry), Steps(sync_steps, retry)
-        buffer = MortalBuffer(sync_steps, sync_items, retry)
-        return AuditTrail(
-            runs,
-            Stages(sync_runs, retry),
-            Stops(sync_runs, retry),
-            Liveness(sync_runs, retry),
-            steps,
-            Items(sync_items, retry),
-            Gone(sync_items, retry),
-            buffer,
-            Counting(runs, steps, buffer),
-        )
+        database, retry = self.database, self._retry
+        buffer = MortalBuffer(database.sync_steps, database.sync_items, retry)
+        return trail_of(database.sync_runs, database.sync_steps, database.sync_items, buffer, retry)
 
     def _synced(self, run: Run) -> "Synced":
         batches: list[Batch | GoneBatch] = [*plan_stage(run, "tenant")]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,26 +22,21 @@ from tasks.source.batch import LOWEST, NO_END, Batch
 from tasks.source.bookkeeping import natural_key_of
 from tasks.source.item import Found, Item, item_from
 from tasks.source.twins import Twin, losers, twin_from
-from tasks.trail.audit_trail import AuditTrail
-from tasks.trail.counting import Counting
+from tasks.trail.audit_trail import AuditTrail, trail_of
 from tasks.trail.fields import RunId
-from tasks.trail.gone import Gone
 from tasks.trail.items import (
     Confirmed,
     ItemKey,
     ItemRecord,
-    Items,
     ItemWrite,
     LastOutcome,
     confirmation_of,
     failure_of,
 )
-from tasks.trail.liveness import Liveness
-from tasks.trail.runs import RunOptions, Runs
+from tasks.trail.runs import RunOptions
 from tasks.trail.stages import RequestTimes, Stages, StageTotals
 from tasks.trail.step_buffer import StepBuffer
-from tasks.trail.steps import Step, Steps
-from tasks.trail.stops import Stops
+from tasks.trail.steps import Step
 from tasks.upsert import BatchResult
 from tests.trail_documents import HUB, OPTIONS, PERMANENT, RUN, at
 
@@ -234,19 +230,9 @@ def trail_in_memory(database: Database[Document], retry: MongoRetry) -> AuditTra
     sync_runs: Any = database.sync_runs
     sync_steps: Any = _OneByOne(database.sync_steps)
     sync_items: Any = _OneByOne(database.sync_items)
-    runs, steps = Runs(sync_runs, retry), Steps(sync_steps, retry)
     buffer = _Buffer(sync_steps, sync_items, retry)
-    return AuditTrail(
-        runs,
-        _Stages(sync_runs, retry),
-        Stops(sync_runs, retry),
-        Liveness(sync_runs, retry),
-        steps,
-        Items(sync_items, retry),
-        Gone(sync_items, retry),
-        buffer,
-        Counting(runs, steps, buffer),
-    )
+    trail = trail_of(sync_runs, sync_steps, sync_items, buffer, retry)
+    return replace(trail, stages=_Stages(sync_runs, retry))
 
 
 class RunInMemory:
