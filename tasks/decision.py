@@ -116,7 +116,7 @@ def decide(candidate: Candidate, conditions: Conditions) -> Decision:
     if parent := failed_parent(found, conditions.failed_keys):
         return Reject(found, _not_sent(PARENT_FAILED, f"{parent} failed in this run"), request)
     if conditions.is_dry_run:
-        return Reject(found, request.repeat) if request.repeat else WouldSend(request)
+        return Reject(found, request.repeat, request) if request.repeat else WouldSend(request)
     return Send(request, prior.attempts if prior else 0)
 
 
