@@ -64,7 +64,9 @@ def request_of(item: Item, known: ItemRecord | None) -> Request:
         identifier,
         version,
         is_new=is_new,
-        repeat=None if is_harmless else _reused(version, latest, is_doubtful=is_doubtful),
+        repeat=None
+        if is_harmless
+        else _reused(version, latest, is_confirmed=is_confirmed, is_doubtful=is_doubtful),
         is_uncertain=not (is_harmless or is_confirmed),
     )
 
@@ -96,11 +98,14 @@ def _not_raised(latest: Sent, *, is_doubtful: bool) -> ItemError:
     )
 
 
-def _reused(version: int | str, latest: Sent, *, is_doubtful: bool) -> ItemError:
+def _reused(
+    version: int | str, latest: Sent, *, is_confirmed: bool, is_doubtful: bool
+) -> ItemError:
+    had = "had" if is_confirmed else "may have had"
     may = "may have got" if is_doubtful else "has got"
     return ItemError(
         VERSION_REUSED,
-        f"Stage 1 had version {version} before, {may} version {latest.version} since "
+        f"Stage 1 {had} version {version} before, {may} version {latest.version} since "
         f"{_when(latest)}, and takes this for a repeat: "
         f"raise the version (or updated_at) of the document above {latest.version}",
         ErrorClass.PERMANENT,

@@ -118,6 +118,8 @@ class ItemRecord(Record):
     recovered: Recovery | None = Field(None, exclude=True)
     confirmed_ids: tuple[str, ...] = Field((), exclude=True)
     """The newest `IDS_KEPT` request ids that Stage 1 has confirmed, oldest first."""
+    doubted_ids: tuple[str, ...] = Field((), exclude=True)
+    """The newest `IDS_KEPT` request ids that were in doubt when it confirmed another one."""
     gone_since: UtcTime | None = None
     """When its source document was first missed."""
 
@@ -129,7 +131,8 @@ class ItemRecord(Record):
     @property
     def used_ids(self) -> set[str]:
         """Return the request ids that Stage 1 may take for repeats."""
-        return {*self.confirmed_ids, *(sent.request_id for sent in self.in_doubt)}
+        in_doubt = (sent.request_id for sent in self.in_doubt)
+        return {*self.confirmed_ids, *self.doubted_ids, *in_doubt}
 
 
 class SettledItem(NamedTuple):
@@ -200,8 +203,6 @@ def confirmation_of(
     if known is not None and known.not_in_since is not None:
         recovery = Recovery(run_id=confirmed.run_id, since=known.not_in_since)
         changes["recovered"] = dict(vars(recovery))
-    is_known = known is not None and confirmed.request_id in known.confirmed_ids
-    new_id = {"$each": [confirmed.request_id], "$slice": -IDS_KEPT}
     revision = (known.revision if known else 0) + was_announced
     return UpdateOne(
         {**key.as_match(), **_at_revision(revision)},
@@ -209,7 +210,7 @@ def confirmation_of(
             "$set": changes,
             "$unset": _cleared("in_doubt", "not_in_since", "attempts", is_gone=is_gone),
             "$inc": {"revision": 1},
-            **({} if is_known else {"$push": {"confirmed_ids": new_id}}),
+            **_new_ids(confirmed.request_id, known),
         },
         upsert=True,
     )
@@ -331,6 +332,23 @@ def _write_of(announcement: Announcement) -> ItemWrite:
         {"$set": {"source_id": source_id}, "$push": {"in_doubt": sent}, "$inc": {"revision": 1}},
         upsert=True,
     )
+
+
+def _new_ids(confirmed_id: str, known: ItemRecord | None) -> Document:
+    """Return the change that remembers a confirmed request id, and those that were in doubt."""
+    if known is None:
+        return {"$push": {"confirmed_ids": _newest([confirmed_id])}}
+    doubted = {sent.request_id for sent in known.in_doubt} - {confirmed_id, *known.doubted_ids}
+    pushes: Document = {}
+    if confirmed_id not in known.confirmed_ids:
+        pushes["confirmed_ids"] = _newest([confirmed_id])
+    if doubted:
+        pushes["doubted_ids"] = _newest(sorted(doubted))
+    return {"$push": pushes} if pushes else {}
+
+
+def _newest(request_ids: list[str]) -> Document:
+    return {"$each": request_ids, "$slice": -IDS_KEPT}
 
 
 def _stored_outcome(last: LastOutcome) -> Document:

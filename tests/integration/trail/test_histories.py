@@ -200,6 +200,10 @@ OTHER_CONTENT_UNDER_AN_ID_IN_DOUBT = [
     *(edit("A", version(1)), sync("full", DIES_BEFORE)),
     *(edit("A", version(1), deleted=True), sync("full", meanwhile=edit("A", {}))),
 ]
+DOUBT_THAT_ANOTHER_VERSION_ENDED = [
+    *(edit("A", version(2)), sync(), edit("A", version(1)), sync("full", LOST, STORED_AND_LOST)),
+    *(edit("B", version(3)), sync(), edit("A", version(1)), sync("changed")),
+]
 STALE_TWIN_WHILE_THE_RUN_GOES_ON = [
     *(Edit("b", "B", version(1), {}, "insert"), edit("B", version(2))),
     *(sync("full", meanwhile=edit("A", version(1), "insert")), sync("changed")),
@@ -214,6 +218,7 @@ STALE_TWIN_WHILE_THE_RUN_GOES_ON = [
 @example(history=LOST_BY_A_CRASH_THEN_TAKEN_BACK)
 @example(history=LOST_WITHOUT_VERSION_THEN_TAKEN_BACK)
 @example(history=OTHER_CONTENT_UNDER_AN_ID_IN_DOUBT)
+@example(history=DOUBT_THAT_ANOTHER_VERSION_ENDED)
 @example(history=STALE_TWIN_WHILE_THE_RUN_GOES_ON)
 def test_stage_1_holds_what_the_source_says_or_the_item_is_not_counted_as_in(
     new_office: Callable[[], BackOffice], history: list[Callable[[BackOffice], None]]

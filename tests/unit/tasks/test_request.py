@@ -255,6 +255,16 @@ def test_what_stage_1_gets_under_an_id_in_doubt_can_not_be_told(
     assert request.sent_digest == ("" if is_uncertain else item(version, content).digest)
 
 
+def test_an_id_that_was_in_doubt_when_another_was_confirmed_stays_one_that_stage_1_may_have() -> (
+    None
+):
+    known = On(((3, "B"),)).record().model_copy(update={"doubted_ids": (id_of(1),)})
+    request = request_of(item(1, "A"), known)
+    assert request.repeat is not None
+    assert (request.repeat.code, request.is_new) == ("VERSION_REUSED", False)
+    assert request.is_uncertain, "if Stage 1 never got it, it gets it now"
+
+
 def test_what_can_not_be_told_is_not_taken_for_in_nor_announced_again() -> None:
     unknown = sent(id_of(1), version=1, digest="", run_id=RUN, at=at(7))
     known = item_record(in_doubt=(got(1, "A"), unknown))
