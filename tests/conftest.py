@@ -48,6 +48,7 @@ _LONGEST_FIRST = (
     ("tests/integration/test_slots.py::test_a_killed_process_blocks_the_next_run_no_longer_than",),
     ("tests/integration/test_changed.py::test_steps_expire_when_a_retention_is_set",),
     ("tests/integration/test_chaos.py",),
+    ("tests/integration/test_replica_set.py",),
     ("tests/integration/test_api.py",),
     ("tests/integration/test_alerts.py",),
     ("tests/integration/test_dask.py",),

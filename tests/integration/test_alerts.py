@@ -148,7 +148,8 @@ def test_each_bad_ending_is_one_alert(
     crashed = a_run(api, "it crashed", Crashed(message='killed by <"somebody">\n& co.'))
     late = a_run(api, "it is late", Late(scheduled_time=datetime.now(UTC)))
 
-    wait_until(lambda: receiver.about("it is late"))
+    # One alert may overtake another.
+    wait_until(lambda: len(receiver.texts) >= 5)
     dashboard = deployed.removesuffix("/api")
     name = "tenant - manual"
     syncs = [
