@@ -16,6 +16,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from tasks.entities import ENTITY_TYPES, EntityType
 from tasks.mongo import database
+from tasks.request import request_of
 from tasks.settings import read_settings
 from tasks.source.item import Item, item_from
 from tests.benchmarks.resource_usage import measured
@@ -49,10 +50,14 @@ def naive_sync() -> None:
 def _requests(entity_type: EntityType) -> list[Request]:
     url = _settings.upsert_url(entity_type)
     items = (
-        item_from(entity_type, document) for document in _database[entity_type.collection].find()
+        item_from(entity_type, document, now=0)
+        for document in _database[entity_type.collection].find()
     )
     return [
-        {"url": url, "body": {"request_id": item.request_id, entity_type.name: item.body}}
+        {
+            "url": url,
+            "body": {"request_id": request_of(item, None).request_id, entity_type.name: item.body},
+        }
         for item in items
         if isinstance(item, Item)
     ]

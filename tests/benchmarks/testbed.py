@@ -13,6 +13,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from tasks.entities import EntityType
+from tasks.request import request_of
 from tasks.source.item import Item, item_from
 from tests.benchmarks.fast_hub import FastHub, fast_hub
 from tests.benchmarks.parts import Parts, environment_without_settings
@@ -87,6 +88,6 @@ def _insert(database: Database[Document], workload: Workload) -> None:
 
 
 def _request_body(entity_type: EntityType, document: Document) -> Mapping[str, Any]:
-    item = item_from(entity_type, document)
+    item = item_from(entity_type, document, now=0)
     assert isinstance(item, Item), "a generated document can't be sent"
-    return {"request_id": item.request_id, entity_type.name: item.body}
+    return {"request_id": request_of(item, None).request_id, entity_type.name: item.body}
