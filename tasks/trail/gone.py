@@ -95,7 +95,8 @@ class Gone:
             {"$group": {"_id": "$key", "is_held": {"$max": "$is_held"}, "found": {"$sum": 1}}},
             {"$match": {"is_held": True, "found": 1}},
         ]
-        return (group["_id"] for group in self._items.aggregate(pipeline, allowDiskUse=True))
+        groups = self._items.aggregate(pipeline, allowDiskUse=True, batchSize=_MARKED_AT_ONCE)
+        return (group["_id"] for group in groups)
 
     def _mark(self, gone: Document, at: datetime) -> None:
         unmarked = {**gone, "gone_since": {"$exists": False}}
