@@ -6,7 +6,7 @@ from typing import Final
 
 from rich.table import Table
 
-from scripts.run_tables import folding, literal, number, time_of, whole
+from scripts.run_tables import folding, literal, number, time_of, titled_table, whole
 from tasks.trail.history import Page
 from tasks.trail.items import Confirmed, ItemRecord
 from tasks.trail.steps import StepRecord
@@ -16,7 +16,7 @@ _OK: Final = "ok"
 
 def not_in_table(items: Page[ItemRecord]) -> Table:
     """Return a table of items that are not in now."""
-    table = Table(
+    table = titled_table(
         whole("entity"),
         folding("natural key"),
         whole("since (UTC)"),
@@ -24,9 +24,7 @@ def not_in_table(items: Page[ItemRecord]) -> Table:
         folding("code"),
         folding("message"),
         title="Not in now",
-        title_justify="left",
         caption=_left_out(items) if items.items else "No item is on record as not in",
-        caption_justify="left",
     )
     for item in items.items:
         error = item.last.error if item.last else None
@@ -73,7 +71,7 @@ def _add_confirmed(head: Table, confirmed: Confirmed) -> None:
 
 def story_table(steps: Page[StepRecord]) -> Table:
     """Return a table of an item's versions and outcomes."""
-    table = Table(
+    table = titled_table(
         whole("at (UTC)"),
         whole("run_id"),
         folding("version"),
@@ -82,9 +80,7 @@ def story_table(steps: Page[StepRecord]) -> Table:
         number("attempts"),
         whole("request_id"),
         title="Versions and outcomes, newest first",
-        title_justify="left",
         caption=_left_out(steps) if steps.items else "No run has it on record any more",
-        caption_justify="left",
     )
     for step in steps.items:
         table.add_row(
@@ -106,16 +102,14 @@ def change_table(steps: Sequence[StepRecord], caption: str | None) -> Table:
         steps: the items that would be sent.
         caption: stands below the table; None for nothing.
     """
-    table = Table(
+    table = titled_table(
         whole("entity"),
         folding("natural key"),
         folding("field"),
         folding("old"),
         folding("new"),
         title="Would change",
-        title_justify="left",
         caption=caption,
-        caption_justify="left",
     )
     for step in steps:
         for change in step.changes or ():

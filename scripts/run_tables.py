@@ -70,6 +70,13 @@ def folding(heading: str) -> Column:
     return Column(heading, overflow="fold")
 
 
+def titled_table(*columns: Column, title: str, caption: str | None = None) -> Table:
+    """Return a table without rows, with its title and its caption at the left."""
+    return Table(
+        *columns, title=title, title_justify="left", caption=caption, caption_justify="left"
+    )
+
+
 def count_columns() -> list[Column]:
     """Return the columns of what `counts_of` returns."""
     return [number(heading) for heading in ("total", "success", "failed", "skipped")]
@@ -179,16 +186,14 @@ def failure_table(
         caption: stands below the table; None for nothing.
         with_requests: whether to tell of the requests too: how many, and their id.
     """
-    table = Table(
+    table = titled_table(
         whole("entity"),
         folding("natural key"),
         folding("code"),
         folding("message"),
         *([number("attempts"), whole("request_id")] if with_requests else []),
         title=title,
-        title_justify="left",
         caption=caption,
-        caption_justify="left",
     )
     for step in steps:
         table.add_row(
@@ -203,13 +208,12 @@ def failure_table(
 
 def slowest_table(steps: Sequence[StepRecord]) -> Table:
     """Return a table of items and of how long their last requests took."""
-    table = Table(
+    table = titled_table(
         whole("entity"),
         folding("natural key"),
         number("ms"),
         number("attempts"),
         title="Slowest items",
-        title_justify="left",
     )
     for step in steps:
         table.add_row(

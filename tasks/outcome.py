@@ -9,16 +9,8 @@ from tasks.request import Request
 from tasks.source.item import InvalidItem, Item
 from tasks.source.twins import Twin
 from tasks.trail.fields import RunId
-from tasks.trail.items import (
-    Confirmed,
-    ItemKey,
-    ItemRecord,
-    ItemWrite,
-    LastOutcome,
-    confirmation_of,
-    failure_of,
-    return_of,
-)
+from tasks.trail.item_writes import confirmation_of, failure_of, return_of
+from tasks.trail.items import Confirmed, ItemKey, ItemRecord, ItemWrite, LastOutcome
 
 
 @dataclass(frozen=True)

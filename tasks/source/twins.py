@@ -46,27 +46,32 @@ def twin_from(
 
 
 def losers(twins: Iterable[Twin]) -> Iterator[Twin]:
-    """Yield the twins that are not sent; they come in `_id` order, and of equals the first wins."""
+    """Yield the twins that are not sent; they come in `_id` order."""
     best: dict[str, Twin] = {}
     for twin in twins:
-        rival = best.get(twin.natural_key)
-        if rival is None:
-            best[twin.natural_key] = twin
-        elif twin.rank > rival.rank:
-            best[twin.natural_key] = twin
-            yield rival
-        else:
-            yield twin
+        loser = _enter(twin, best)
+        if loser is not None:
+            yield loser
 
 
 def winners(twins: Iterable[Twin]) -> dict[str, Twin]:
     """Return the twin that is sent of each natural key; they come in `_id` order."""
     best: dict[str, Twin] = {}
     for twin in twins:
-        rival = best.get(twin.natural_key)
-        if rival is None or twin.rank > rival.rank:
-            best[twin.natural_key] = twin
+        _enter(twin, best)
     return best
+
+
+def _enter(twin: Twin, best: dict[str, Twin]) -> Twin | None:
+    """Enter a twin that is the best of its key so far; return the one that lost, None for none.
+
+    Of equals the first wins.
+    """
+    rival = best.get(twin.natural_key)
+    if rival is not None and twin.rank <= rival.rank:
+        return twin
+    best[twin.natural_key] = twin
+    return rival
 
 
 def _version(fields: Document) -> int | None:

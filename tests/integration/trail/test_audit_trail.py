@@ -12,7 +12,7 @@ from tasks.mongo import database, trail_database
 from tasks.mongo_errors import MongoRefused, MongoUnavailable
 from tasks.settings import read_mongo_settings
 from tasks.trail.audit_trail import audit_trail
-from tasks.trail.items import failure_of
+from tasks.trail.item_writes import failure_of
 from tests.trail_documents import HUB, OPTIONS, failure, item_key, left_alone, new_step
 
 Document = dict[str, Any]

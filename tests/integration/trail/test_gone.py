@@ -14,7 +14,8 @@ from tasks.mongo import MongoRetry
 from tasks.source.collection import SourceCollection
 from tasks.source.reader import SourceReader
 from tasks.trail.gone import Gone, GoneItems
-from tasks.trail.items import Items, confirmation_of, failure_of
+from tasks.trail.item_writes import confirmation_of, failure_of
+from tasks.trail.items import Items
 from tests.trail_documents import HUB, announcement, at, confirmed, failure, item_key
 
 Document = dict[str, Any]

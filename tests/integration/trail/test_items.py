@@ -8,7 +8,8 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
 from tasks.trail.bulk import write_all
-from tasks.trail.items import IDS_KEPT, Items, ItemWrite, confirmation_of, failure_of
+from tasks.trail.item_writes import confirmation_of, failure_of
+from tasks.trail.items import IDS_KEPT, Items, ItemWrite
 from tests.trail_documents import (
     HUB,
     PERMANENT,

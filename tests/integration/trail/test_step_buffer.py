@@ -16,7 +16,8 @@ from pymongo.errors import BulkWriteError, WriteError
 
 from tasks.mongo import MongoRetry
 from tasks.mongo_errors import MongoRefused, MongoUnavailable
-from tasks.trail.items import ItemWrite, confirmation_of, failure_of
+from tasks.trail.item_writes import confirmation_of, failure_of
+from tasks.trail.items import ItemWrite
 from tasks.trail.step_buffer import SECONDS_BEHIND, STEPS_BEHIND, StepBuffer
 from tests.trail_documents import (
     PERMANENT,

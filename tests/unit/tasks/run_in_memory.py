@@ -24,15 +24,8 @@ from tasks.source.item import Found, Item, item_from
 from tasks.source.twins import Twin, losers, twin_from
 from tasks.trail.audit_trail import AuditTrail, trail_of
 from tasks.trail.fields import RunId
-from tasks.trail.items import (
-    Confirmed,
-    ItemKey,
-    ItemRecord,
-    ItemWrite,
-    LastOutcome,
-    confirmation_of,
-    failure_of,
-)
+from tasks.trail.item_writes import confirmation_of, failure_of
+from tasks.trail.items import Confirmed, ItemKey, ItemRecord, ItemWrite, LastOutcome
 from tasks.trail.runs import RunOptions
 from tasks.trail.stages import RequestTimes, Stages, StageTotals
 from tasks.trail.step_buffer import StepBuffer

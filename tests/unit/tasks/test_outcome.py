@@ -12,7 +12,7 @@ from tasks.outcome import Outcome, item_write
 from tasks.request import Request
 from tasks.source.item import InvalidItem, Item
 from tasks.source.twins import Twin
-from tasks.trail.items import confirmation_of, failure_of
+from tasks.trail.item_writes import confirmation_of, failure_of
 from tests.trail_documents import (
     HUB,
     PERMANENT,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.entities import entity_type_named
 from tasks.source.raw_document import UnreadableDocument
-from tasks.source.twins import Twin, losers, twin_from
+from tasks.source.twins import Twin, losers, twin_from, winners
 
 NOW = 1_700_000_000_000
 TENANT = entity_type_named("tenant")
@@ -104,6 +104,7 @@ def test_exactly_one_of_each_key_is_sent(documents: list[tuple[str, dict[str, An
     lost = list(losers(twins))
     sent = [twin for twin in twins if twin not in lost]
     assert sorted(twin.natural_key for twin in sent) == sorted({key for key, _ in documents})
+    assert winners(twins) == {twin.natural_key: twin for twin in sent}
     for each in sent:
         rivals = [twin for twin in twins if twin.natural_key == each.natural_key]
         assert each == max(rivals, key=lambda twin: (twin.rank, -twin.source_id))
