@@ -11,8 +11,9 @@ from pydantic import SecretStr
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from scripts.local.hub.faults import NO_FAULTS, Faults
+from scripts.local.hub.active_faults import NO_FAULTS, faults_from_json
 from scripts.local.hub.local_hub import LocalHub
+from scripts.local.hub.manual import while_it_runs
 from scripts.local.hub.messages import Document
 from scripts.local.process import StartFailed, serve_until_stopped
 
@@ -36,14 +37,19 @@ def _served(arguments: argparse.Namespace) -> Iterator[str]:
         token=SecretStr(token),
         database=client[arguments.db],
         port=arguments.port,
-        faults=Faults.model_validate_json(path.read_bytes()) if path else NO_FAULTS,
+        faults=faults_from_json(path.read_bytes()) if path else NO_FAULTS,
         latency_ms=arguments.latency_ms,
     ) as hub:
         yield f"local hub: {hub.base_url}"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m scripts.local.hub", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.local.hub",
+        description=__doc__,
+        epilog=while_it_runs(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     parser.add_argument(
         "--mongodb-uri", default=os.environ.get("MONGODB_URI"), help="default: MONGODB_URI"

@@ -3,7 +3,7 @@
 import hmac
 import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
 from typing import Final, Self
@@ -11,7 +11,7 @@ from typing import Final, Self
 from pydantic import SecretStr, ValidationError
 from pymongo.database import Database
 
-from scripts.local.hub.faults import NO_FAULTS, Fault, Faults, FaultSource
+from scripts.local.hub.active_faults import NO_FAULTS, FaultSource, faults_from_json
 from scripts.local.hub.messages import Answer, Document, Upsert, json_answer, json_object, refusal
 from scripts.local.hub.request_log import RequestLog, SeenRequest
 from scripts.local.hub.server import HttpRequest, HttpServer
@@ -113,7 +113,7 @@ class LocalHub:
 
     def _replace_faults(self, content: bytes) -> Answer:
         try:
-            self.faults = Faults.model_validate_json(content)
+            self.faults = faults_from_json(content)
         except ValidationError as error:
             return refusal(HTTPStatus.BAD_REQUEST, VALIDATION_ERROR, str(error))
         return json_answer(HTTPStatus.OK, {"ok": True})
@@ -128,13 +128,15 @@ class LocalHub:
 
     def _answer(self, seen: SeenRequest, upsert: Upsert, authorization: str | None) -> Answer:
         time.sleep(self._latency_seconds)
-        fault = self.faults(seen) or Fault()
+        fault = self.faults(seen)
+        if fault is None:
+            return self._usual_answer(upsert, authorization)
         time.sleep(fault.delay_ms / 1000)
         if (answer := fault.answer()) is None:
             answer = self._usual_answer(upsert, authorization)
         elif fault.after_store:
             self._usual_answer(upsert, authorization)
-        return replace(answer, drip_seconds=fault.drip_ms / 1000)
+        return fault.sent(answer)
 
     def _usual_answer(self, upsert: Upsert, authorization: str | None) -> Answer:
         if not authorization:

@@ -2,13 +2,22 @@
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Any, Final
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, Self
 
 from tasks.entities import EntityType
 
 Document = dict[str, Any]
 
+Compression = Literal["gzip", "deflate"]
+
+_WINDOW_BITS: Final[dict[Compression, int]] = {
+    "gzip": 16 + zlib.MAX_WBITS,
+    "deflate": zlib.MAX_WBITS,
+}
+_PADDING_PART: Final = 65_536
 _REQUEST_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -46,11 +55,27 @@ class Answer:
     status: int | None
     content: bytes = b""
     outcome: str = "ok"
-    retry_after: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
     padding: int = 0
     """Number of spaces after the content."""
     drip_seconds: float = 0
     """Pause after each byte."""
+    closes: bool = False
+    """Whether the connection ends after it; no header says so."""
+
+    def body(self) -> Iterator[bytes]:
+        """Yield the content and its padding, which may be long, in several parts."""
+        yield self.content
+        for sent in range(0, self.padding, _PADDING_PART):
+            yield b" " * min(_PADDING_PART, self.padding - sent)
+
+    def compressed(self, compression: Compression) -> Self:
+        """Return the answer with its body compressed, a part of it at a time."""
+        compressor = zlib.compressobj(wbits=_WINDOW_BITS[compression])
+        parts = [compressor.compress(part) for part in self.body()]
+        content = b"".join([*parts, compressor.flush()])
+        headers = (*self.headers, ("Content-Encoding", compression))
+        return replace(self, content=content, padding=0, headers=headers)
 
 
 def json_object(content: bytes) -> Document:
@@ -62,10 +87,8 @@ def json_object(content: bytes) -> Document:
     return body if isinstance(body, dict) else {}
 
 
-def json_answer(
-    status: int, body: Any, outcome: str = "ok", retry_after: str | None = None
-) -> Answer:
-    return Answer(status, json.dumps(body).encode(), outcome, retry_after)
+def json_answer(status: int, body: Any, outcome: str = "ok") -> Answer:
+    return Answer(status, json.dumps(body).encode(), outcome)
 
 
 def refusal(status: int, code: str, message: str) -> Answer:

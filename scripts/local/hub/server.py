@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final
+from typing import Any
 from weakref import WeakSet
 
 from scripts.local.hub.messages import Answer
-
-_PADDING_PART: Final = 65_536
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
         authorization = self.headers.get("Authorization")
         request = HttpRequest(self.command, self.path, authorization, content, self._client_left)
         answer = self.server.respond(request)
-        self.close_connection |= answer.status is None
+        self.close_connection |= answer.status is None or answer.closes
         try:
             self._send(answer)
         except OSError:  # the client has closed the connection
@@ -96,11 +94,15 @@ class _Handler(BaseHTTPRequestHandler):
 def _parts(answer: Answer) -> Iterator[bytes]:
     """Yield the bytes of an answer, a long one in several parts."""
     if answer.status is not None:
-        lines = [f"HTTP/1.1 {answer.status} ", "Content-Type: application/json"]
+        yield _head(answer)
+    yield from answer.body()
+
+
+def _head(answer: Answer) -> bytes:
+    lines = [f"HTTP/1.1 {answer.status} ", *(f"{name}: {value}" for name, value in answer.headers)]
+    brought = {name.lower() for name, _ in answer.headers}
+    if "content-type" not in brought:
+        lines.append("Content-Type: application/json")
+    if "content-length" not in brought:
         lines.append(f"Content-Length: {len(answer.content) + answer.padding}")
-        if answer.retry_after is not None:
-            lines.append(f"Retry-After: {answer.retry_after}")
-        yield "\r\n".join([*lines, "", ""]).encode("latin-1")
-    yield answer.content
-    for sent in range(0, answer.padding, _PADDING_PART):
-        yield b" " * min(_PADDING_PART, answer.padding - sent)
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
