@@ -17,6 +17,7 @@ from tasks.run import Run
 from tasks.trail.fields import RunId
 from tasks.trail.history import RunHistory, run_history
 from tasks.trail.runs import RunOptions, SyncMode
+from tasks.trail.stages import StageRecord, pace_in_words
 from tasks.trail.steps import StepRecord
 
 _FAILURES_SHOWN: Final = 100
@@ -81,9 +82,11 @@ async def _show_progress(
     is_ended = False
     while not is_ended:
         is_ended = await _is_set_within(PROGRESS_SECONDS, stage_ended)
-        done, total = await asyncio.to_thread(_progress, history, run_id, entity_type)
-        percentage = 100.0 if is_ended else min(99.0, 100 * done / max(total, 1))
-        description = f"{entity_type}: {done} of {total} items"
+        done, stage = await asyncio.to_thread(_progress, history, run_id, entity_type)
+        percentage = 100.0 if is_ended else min(99.0, 100 * done / max(stage.total, 1))
+        description = f"{entity_type}: {done} of {stage.total} items"
+        if stage.pace is not None:
+            description += f", {pace_in_words(stage.pace)}"
         if artifact_id is None:
             artifact_id = await acreate_progress_artifact(
                 percentage, key=f"progress-{entity_type}", description=description
@@ -100,11 +103,11 @@ async def _is_set_within(seconds: float, event: asyncio.Event) -> bool:
     return True
 
 
-def _progress(history: RunHistory, run_id: RunId, entity_type: str) -> tuple[int, int]:
+def _progress(history: RunHistory, run_id: RunId, entity_type: str) -> tuple[int, StageRecord]:
     run = history.run(run_id)
-    stages = run.stages if run else []
-    total = sum(stage.total for stage in stages if stage.entity_type == entity_type)
-    return history.steps_done(run_id, entity_type), total
+    stages = (stage for stage in (run.stages if run else ()) if stage.entity_type == entity_type)
+    stage = next(stages, StageRecord(entity_type=entity_type))
+    return history.steps_done(run_id, entity_type), stage
 
 
 @contextmanager

@@ -17,7 +17,7 @@ def end_stage(run: Run, entity_type: str, tally: Tally) -> State[StageTotals]:
     Raises:
         MongoError: MongoDB is away, or does not let us.
     """
-    state = conclusion(tally, run.stopped_because(), is_dry_run=run.options.dry_run)
+    state = conclusion(tally, run.stopped_because(entity_type), is_dry_run=run.options.dry_run)
     run.tallies[entity_type] = tally
     run.trail.stages.end(run.id, entity_type, status_of(state), tally.totals, state.timestamp)
     return state

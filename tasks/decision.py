@@ -40,6 +40,11 @@ class Candidate:
     lost_as: Twin | None = None
     is_held: bool = False
 
+    @property
+    def was_out(self) -> bool:
+        """Whether the item is on record as one that is not in."""
+        return self.known is not None and self.known.not_in_since is not None
+
 
 @dataclass(frozen=True)
 class Send:
@@ -111,7 +116,7 @@ def decide(candidate: Candidate, conditions: Conditions) -> Decision:
     if candidate.is_held:
         return LeaveUnchanged(found.natural_key)
     request = request_of(found, known)
-    if conditions.leaves_unchanged and request.is_in and known and known.not_in_since is None:
+    if conditions.leaves_unchanged and request.is_in and known and not candidate.was_out:
         return LeaveUnchanged(found.natural_key, is_back=known.gone_since is not None)
     if parent := failed_parent(found, conditions.failed_keys):
         return Reject(found, _not_sent(PARENT_FAILED, f"{parent} failed in this run"), request)

@@ -59,12 +59,12 @@ PARENT_FAILED: Final = "PARENT_FAILED"
 RUN_STOPPED: Final = "RUN_STOPPED"
 """Not sent, because the run had been stopped."""
 HUB_UNAVAILABLE: Final = "HUB_UNAVAILABLE"
-"""Not sent, because the run had been stopped when Stage 1 stayed down."""
+"""Not sent, because the endpoint of its type stayed down."""
 
 
 @dataclass(frozen=True)
 class StopReason:
-    """Why a run sends nothing more; `code` is that of the items that are skipped for it."""
+    """Why a run or a stage sends nothing more; `code` is that of the items that it skips."""
 
     message: str
     code: str = RUN_STOPPED
@@ -86,15 +86,12 @@ CLASS_BY_CODE: Final[dict[str, ErrorClass]] = {
 }
 """The codes that Stage 1 and the HTTP client are known to give."""
 
-HTTP_OK: Final = 200
-_RUN_STOPPING_STATUSES: Final = frozenset({401, 403})
-_THROTTLING_STATUS: Final = 429
+_ABOUT_THE_CALLER: Final = frozenset({401, 403})
+_NOT_NOW: Final = frozenset({408, 425, 429})
 
 
-def classify(
-    http_status: int, body_code: str | None, *, has_retry_after: bool = False
-) -> tuple[str, ErrorClass]:
-    """Name and class a refusal by Stage 1.
+def classify(http_status: int, body_code: str | None) -> tuple[str, ErrorClass]:
+    """Name and class a refusal by Stage 1, as far as one answer tells.
 
     A known code in the body wins over the HTTP status; an unknown one counts only where
     the status itself is no error. Source: the table "Which errors are what" of the contract.
@@ -102,15 +99,14 @@ def classify(
     Args:
         http_status: status of the response.
         body_code: `error.code` of the body, None where the body carries none.
-        has_retry_after: whether the response carries a `Retry-After` header.
     """
     if body_code in CLASS_BY_CODE:
         return body_code, CLASS_BY_CODE[body_code]
     if http_status >= 500:
         return SERVER_ERROR, ErrorClass.TRANSIENT
-    if http_status in _RUN_STOPPING_STATUSES:
+    if http_status in _ABOUT_THE_CALLER:
         return f"HTTP_{http_status}", ErrorClass.RUN_STOPPING
-    if http_status == _THROTTLING_STATUS and has_retry_after:
+    if http_status in _NOT_NOW:
         return f"HTTP_{http_status}", ErrorClass.TRANSIENT
     if http_status >= 400:
         return f"HTTP_{http_status}", ErrorClass.PERMANENT

@@ -10,10 +10,12 @@ from typing import Any, Final
 from prefect.context import SyncClientContext
 
 from tasks.decision import Conditions
-from tasks.entities import EntityType
+from tasks.entities import ENTITY_TYPES, EntityType
 from tasks.errors import RUN_CANCELLED, StopReason
+from tasks.hub.breaker import CircuitBreaker
 from tasks.hub.client import hub_admin_client
-from tasks.hub.gate import CircuitBreaker, SendGate
+from tasks.hub.gate import SendGate
+from tasks.hub.refusals import Refusals
 from tasks.lookup import Lookup
 from tasks.mongo import database, mongo_retry
 from tasks.mongo_errors import MongoError
@@ -77,30 +79,33 @@ class Run:
             self.trail.steps,
             leaves_unchanged=self.options.mode is SyncMode.CHANGED,
         )
-        self.gate = SendGate(
-            lambda: self.trail.stops.reason(attempt),
-            CircuitBreaker(
-                failures=settings.breaker_failures,
-                probe_seconds=settings.breaker_probe_ms / 1000,
-                limit_seconds=settings.breaker_limit_ms / 1000,
-            ),
-        )
+        self.gates = {entity_type.name: self._gate(entity_type) for entity_type in ENTITY_TYPES}
+        self.refusals = Refusals()
         self.tallies: dict[str, Tally] = {}
         """Tally of each stage that has ended here, by entity type."""
+        self._stopped_because: StopReason | None = None
         self._failed_keys: dict[str, frozenset[str]] = {}
 
     def stop(self, reason: StopReason) -> None:
         """Let nothing more be sent for this run, by this process or any other."""
-        self.gate.close(reason)
+        self._stopped_because = self._stopped_because or reason
+        for gate in self.gates.values():
+            gate.close(reason)
         self.trail.stops.stop(self.id, reason)
+
+    def stop_stage(self, entity_type: EntityType, reason: StopReason) -> None:
+        """Let nothing more of a type be sent in this run, by this process or any other."""
+        self.gates[entity_type.name].close(reason)
+        self.trail.stops.stop_stage(self.id, entity_type.name, reason)
 
     def cancel(self) -> None:
         """Stop the run: somebody has cancelled it."""
         self.stop(RUN_CANCELLED)
 
-    def stopped_because(self) -> StopReason | None:
-        """Return why this run was stopped, by this process or another; None if it was not."""
-        return self.gate.closed_because or self.trail.stops.reason(self.attempt)
+    def stopped_because(self, entity_name: str | None = None) -> StopReason | None:
+        """Return why this run, or that stage of it, was stopped; None if it was not."""
+        here = self.gates[entity_name].closed_because if entity_name else self._stopped_because
+        return self.trail.stops.reason(self.attempt, entity_name) or here
 
     @contextmanager
     def stopping_on_error(self) -> Iterator[None]:
@@ -209,6 +214,22 @@ class Run:
         self.hub.close()
         self.slots.release_idle()
         self.trail.buffer.flush()
+
+    def _gate(self, entity_type: EntityType) -> SendGate:
+        settings, stages, name = self.settings, self.trail.stages, entity_type.name
+        breaker = CircuitBreaker(
+            entity_type.url_variable,
+            failures=settings.breaker_failures,
+            probe_seconds=settings.breaker_probe_ms / 1000,
+            limit_seconds=settings.breaker_limit_ms / 1000,
+        )
+        return SendGate(
+            entity_type.url_variable,
+            lambda: self.trail.stops.reason(self.attempt, name),
+            lambda pace: stages.note_pace(self.id, name, pace),
+            breaker,
+            longest_pause_seconds=settings.retry_after_max_ms / 1000,
+        )
 
     def _failed_keys_of(self, entity_name: str) -> frozenset[str]:
         # The stages of the parents have ended by now.

@@ -67,7 +67,7 @@ def plan_gone(run: Run, entity_name: str) -> list[GoneBatch]:
     Raises:
         MongoError: MongoDB is away, or does not let us.
     """
-    if not run.options.disable_gone or run.stopped_because() is not None:
+    if not run.options.disable_gone or run.stopped_because(entity_name) is not None:
         return []
     entity_type = entity_type_named(entity_name)
     gone = run.find_gone(entity_type)
@@ -114,7 +114,7 @@ def _write_off(run: Run, batch: Batch | GoneBatch, cause: BaseException) -> Stag
 
 def _still_gone(run: Run, entity_name: str) -> int:
     """Count what is gone from the source and enabled in Stage 1; 0 where not all was read."""
-    if run.stopped_because() is not None:
+    if run.stopped_because(entity_name) is not None:
         return 0
     entity_type = entity_type_named(entity_name)
     run.forget_unwanted(entity_type)

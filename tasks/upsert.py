@@ -31,7 +31,7 @@ from tasks.decision import (
 from tasks.entities import EntityType, entity_type_named
 from tasks.errors import SUPERSEDED, ErrorClass, ItemError, StopReason
 from tasks.hub.answer import UpsertOutcome
-from tasks.hub.gate import Permit
+from tasks.hub.breaker import Permit
 from tasks.mongo_errors import MongoUnavailable
 from tasks.outcome import Outcome
 from tasks.request import Request
@@ -173,7 +173,8 @@ def send_batch(run: Run, batch: Batch | GoneBatch, task_run_id: str) -> BatchRes
     if run.settings.task_runner == "threads":
         _share_a_core()
     sender = _Sender(run, entity_type_named(batch.entity_type), task_run_id)
-    with nullcontext() if run.options.dry_run else run.slots.held(run.gate.is_open):
+    gate = run.gates[batch.entity_type]
+    with nullcontext() if run.options.dry_run else run.slots.held(gate.is_open):
         for page in run.lookup.pages(batch):
             sender.carry_out_all(page)
     run.trail.buffer.flush()
@@ -182,7 +183,7 @@ def send_batch(run: Run, batch: Batch | GoneBatch, task_run_id: str) -> BatchRes
     if not run.is_here:
         run.trail.counting.recount(run.id, batch.entity_type)
     result = sender.count.result()
-    return replace(result, to_retry=0) if run.gate.closed_because else result
+    return replace(result, to_retry=0) if gate.closed_because else result
 
 
 class _Sender:
@@ -192,6 +193,7 @@ class _Sender:
         self.count = BatchCount()
         self.durations_ms: list[float] = []
         self._run = run
+        self._gate = run.gates[entity_type.name]
         self._entity_type = entity_type
         self._task_run_id = task_run_id
         self._conditions = run.conditions(entity_type)
@@ -230,29 +232,29 @@ class _Sender:
 
     def _send(self, request: Request, attempts: int, candidate: Candidate) -> None:
         """Send an item once the gate admits it; of a run that is stopped, it is not sent."""
-        permit = self._run.gate.admit()
+        permit = self._gate.admit()
         if isinstance(permit, StopReason):
             self._carry_out(after_stop(permit, request, candidate.prior), candidate)
             return
-        answer = self._request(request, permit)
+        answer = self._request(request, permit, candidate)
         self.durations_ms.append(answer.duration_ms)
         error = answer.error or request.repeat
         outcome = Outcome(request.item, error, request, candidate.known, answer)
         self._record(outcome, candidate, attempts=attempts + 1)
 
-    def _request(self, request: Request, permit: Permit) -> UpsertOutcome:
-        """Send one request, and let the run obey its outcome."""
+    def _request(self, request: Request, permit: Permit, candidate: Candidate) -> UpsertOutcome:
+        """Send one request, and let the run and the stage obey its outcome."""
         run, item = self._run, request.item
         try:
             run.retry.await_mongodb()
-            outcome = run.hub.upsert(item.entity_type, request.request_id, item.body)
+            answer = run.hub.upsert(item.entity_type, request.request_id, item.body)
         except BaseException:
-            run.gate.abandon(permit)
+            self._gate.abandon(permit)
             raise
-        if outcome.retry_after_seconds is not None:
-            run.gate.hold(min(outcome.retry_after_seconds, run.settings.retry_after_max_ms / 1000))
-        hub_is_down = run.gate.report(permit, outcome.error)
-        if reason := stop_after(item, outcome.error) or hub_is_down:
+        outcome = run.refusals.judged(answer, was_out=candidate.was_out)
+        if endpoint_is_down := self._gate.report(permit, outcome):
+            run.stop_stage(item.entity_type, endpoint_is_down)
+        if reason := stop_after(item, outcome.error):
             run.stop(reason)
         return outcome
 

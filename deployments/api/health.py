@@ -7,12 +7,14 @@ from typing import Final
 
 from fastapi import APIRouter, Response
 
-from deployments.api.dependencies import Deployment, History
+from deployments.api.dependencies import Deployment, History, SyncFigures
 from deployments.api.models import Health, PartHealth
 from deployments.api.sync_deployment import PrefectUnavailable, SyncDeployment
 from tasks.mongo_errors import MongoError
 from tasks.settings import SettingsError, read_settings
+from tasks.trail.figures import Figures
 from tasks.trail.history import RunHistory
+from tasks.trail.stages import pace_in_words
 
 HEALTH_PATH: Final = "/api/health"
 _PART_SECONDS: Final = 3.0
@@ -26,13 +28,16 @@ router = APIRouter(tags=["state"])
     summary="Tell whether a sync could run",
     responses={HTTPStatus.SERVICE_UNAVAILABLE.value: {"model": Health}},
 )
-async def health(deployment: Deployment, history: History, response: Response) -> Health:
+async def health(
+    deployment: Deployment, history: History, figures: SyncFigures, response: Response
+) -> Health:
     """MongoDB, Prefect and the configuration of the hub, apart; 503 unless all are well."""
-    mongodb, prefect = await asyncio.gather(
+    mongodb, prefect, paces = await asyncio.gather(
         _checked(_mongodb_health(history), "MONGODB_URI"),
         _checked(_prefect_health(deployment), "PREFECT_API_URL"),
+        _checked(_paces(figures), "MONGODB_URI"),
     )
-    hub = _hub_health()
+    hub = _hub_health(paces.message if paces.ok else "")
     is_well = mongodb.ok and prefect.ok and hub.ok
     if not is_well:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
@@ -60,10 +65,15 @@ async def _prefect_health(deployment: SyncDeployment) -> str:
     return "Prefect answers, but no worker is up: runs wait until one is"
 
 
-def _hub_health() -> PartHealth:
+async def _paces(figures: Figures) -> str:
+    paces = await asyncio.to_thread(figures.paces)
+    return "".join(f"; {name} is {pace_in_words(pace)}" for name, pace in sorted(paces.items()))
+
+
+def _hub_health(paces: str) -> PartHealth:
     # Flow runs read these when they begin, so what they say now is what counts.
     try:
         read_settings()
     except SettingsError as error:
         return PartHealth(ok=False, message=str(error))
-    return PartHealth(ok=True, message="The settings for Stage 1 are complete")
+    return PartHealth(ok=True, message=f"The settings for Stage 1 are complete{paces}")

@@ -51,6 +51,7 @@ class SyncMetrics(Collector):
         yield _request_seconds(figures)
         yield _last_success(figures)
         yield self._runs()
+        yield _pace(self._figures.paces())
         counts = self._items.counts()
         yield _not_in(counts)
         yield _gone(counts)
@@ -134,6 +135,18 @@ def _last_success(figures: dict[str, EntityFigures]) -> Metric:
         if of_type.last_success is not None:
             age.add_metric([entity_type], (now - of_type.last_success).total_seconds())
     return age
+
+
+def _pace(paces: dict[str, float]) -> Metric:
+    pace = GaugeMetricFamily(
+        "admin_sync_pace",
+        "Requests a second that a running stage is held to because Stage 1 throttles, "
+        "0 while it waits; missing where nothing is held.",
+        labels=_BY_TYPE,
+    )
+    for entity_type, requests in paces.items():
+        pace.add_metric([entity_type], requests)
+    return pace
 
 
 def _not_in(counts: dict[str, ItemCounts]) -> Metric:

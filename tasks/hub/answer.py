@@ -1,26 +1,41 @@
 """From an answer of Stage 1 to the outcome of the upsert."""
 
-import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any, Final
 
-from tasks.errors import HTTP_OK, UNEXPECTED_RESPONSE, ErrorClass, ItemError, classify
+from tasks.errors import UNEXPECTED_RESPONSE, ErrorClass, ItemError, classify
+from tasks.hub.body import LONGEST_BODY, UnknownCoding, body_of
+from tasks.hub.reason import json_object, reason_in
 from tasks.hub.redaction import cleaned
 
-_LONGEST_BODY: Final = 1 << 20
 _LONGEST_PAUSE_SECONDS: Final = 365 * 86_400.0
+_SECONDS: Final = re.compile(r"[0-9]+(?:[ \t]*,[ \t]*[0-9]+)*")
+"""A `Retry-After` in seconds; a proxy joins several of them with commas."""
+_THROTTLING: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP response of Stage 1; `body` is cut a bit beyond 1 MiB if it is longer."""
+    """An HTTP response of Stage 1; `body` is cut a bit beyond 1 MiB if it is longer.
+
+    `location` is where a redirect points. `coding` is the content coding of a body that can't be
+    decompressed; such a body is left out.
+    """
 
     status: int
-    retry_after: str | None
     body: bytes
+    retry_after: tuple[str, ...] = ()
+    location: str | None = None
+    coding: str | None = None
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
 
 
 @dataclass(frozen=True)
@@ -38,25 +53,37 @@ class UpsertOutcome:
     retry_after_seconds: float | None = None
     is_refusal: bool = False
 
+    @property
+    def is_transient(self) -> bool:
+        return self.error is not None and self.error.error_class is ErrorClass.TRANSIENT
+
+    @property
+    def is_throttled(self) -> bool:
+        """Whether requests come faster than the endpoint takes them."""
+        is_asked_to_wait = self.retry_after_seconds is not None
+        return self.is_transient and (is_asked_to_wait or self.http_status in _THROTTLING)
+
 
 def answer_from(
-    status: int, headers: Sequence[tuple[bytes, bytes]], body: Iterable[bytes]
+    status: int, headers: Sequence[tuple[bytes, bytes]], parts: Iterable[bytes]
 ) -> Answer:
     """Read the answer from an HTTP response; of its body no more than the limit and a bit."""
-    retry_after = [value for name, value in headers if name.lower() == b"retry-after"]
-    return Answer(
-        status,
-        b", ".join(retry_after).decode("latin-1") if retry_after else None,
-        _start_of(body),
-    )
+    location = _values(headers, b"location") if 300 <= status < 400 else ()
+    retry_after = _values(headers, b"retry-after")
+    coding = ", ".join(_values(headers, b"content-encoding"))
+    try:
+        body = body_of(parts, coding)
+    except UnknownCoding:
+        return Answer(status, b"", retry_after, next(iter(location), None), coding)
+    return Answer(status, body, retry_after, next(iter(location), None))
 
 
 def outcome_of(answer: Answer, duration_ms: float, secrets: Sequence[str]) -> UpsertOutcome:
     """Classify an answer; no text of the outcome holds one of the secrets."""
-    content = _json_object(answer.body)
-    if answer.status == HTTP_OK and content.get("ok") is True:
+    content = json_object(answer.body) if len(answer.body) <= LONGEST_BODY else {}
+    if answer.is_success and content.get("ok") is True:
         sync_id = cleaned(content.get("sync_id"), secrets) or None
-        return UpsertOutcome(None, HTTP_OK, sync_id, duration_ms)
+        return UpsertOutcome(None, answer.status, sync_id, duration_ms)
     error = _error_in(answer, content, secrets)
     is_transient = error.error_class is ErrorClass.TRANSIENT
     pause = retry_after_seconds(answer.retry_after) if is_transient else None
@@ -64,59 +91,37 @@ def outcome_of(answer: Answer, duration_ms: float, secrets: Sequence[str]) -> Up
     return UpsertOutcome(error, answer.status, None, duration_ms, pause, is_refusal)
 
 
-def retry_after_seconds(header: str | None, now: datetime | None = None) -> float | None:
-    """Read a `Retry-After` header, seconds or an HTTP date (RFC 9110, section 10.2.3).
+def retry_after_seconds(headers: Sequence[str], now: datetime | None = None) -> float | None:
+    """Read `Retry-After` headers, seconds or HTTP dates (RFC 9110, section 10.2.3).
 
-    Returns seconds from `now`, at least 0 and at most a year; 0 for a header that can't be read,
-    None for none.
+    Returns seconds from `now`, at least 0 and at most a year, of several the most; 0 for what can't
+    be read, None for no header.
     """
-    if header is None:
+    if not headers:
         return None
-    text = header.strip()
-    if text.isascii() and text.isdecimal():
-        seconds = float(text)
-    else:
-        seconds = _seconds_until(text, now or datetime.now(UTC))
+    seconds = max(_seconds_in(header.strip(), now or datetime.now(UTC)) for header in headers)
     return min(max(0.0, seconds), _LONGEST_PAUSE_SECONDS)
 
 
-def _seconds_until(http_date: str, now: datetime) -> float:
+def _seconds_in(header: str, now: datetime) -> float:
+    if _SECONDS.fullmatch(header):
+        return max(float(seconds) for seconds in header.split(","))
     try:
-        moment = parsedate_to_datetime(http_date)
+        moment = parsedate_to_datetime(header)
     except (ValueError, OverflowError):
         return 0.0
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return (aware - now).total_seconds()
 
 
-def _start_of(body: Iterable[bytes]) -> bytes:
-    received = bytearray()
-    for part in body:
-        received += part
-        if len(received) > _LONGEST_BODY:
-            break
-    return bytes(received)
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    if len(body) > _LONGEST_BODY:
-        return {}
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def _values(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> tuple[str, ...]:
+    return tuple(value.decode("latin-1") for each, value in headers if each.lower() == name)
 
 
 def _error_in(answer: Answer, content: dict[str, Any], secrets: Sequence[str]) -> ItemError:
-    refusal = _refusal(content)
-    body_code = refusal.get("code")
-    code, error_class = classify(
-        answer.status,
-        body_code if isinstance(body_code, str) else None,
-        has_retry_after=answer.retry_after is not None,
-    )
-    message = cleaned(refusal.get("message"), secrets) or _what_is_wrong(answer, content)
+    body_code = _refusal(content).get("code")
+    code, error_class = classify(answer.status, body_code if isinstance(body_code, str) else None)
+    message = _message_of(answer, content, secrets)
     return ItemError(cleaned(code, secrets) or UNEXPECTED_RESPONSE, message, error_class)
 
 
@@ -125,9 +130,18 @@ def _refusal(content: dict[str, Any]) -> dict[str, Any]:
     return error if content.get("ok") is False and isinstance(error, dict) else {}
 
 
-def _what_is_wrong(answer: Answer, content: dict[str, Any]) -> str:
-    if content:
-        return f"HTTP {answer.status} without an error message"
-    if len(answer.body) > _LONGEST_BODY:
-        return f"HTTP {answer.status} with a body over 1 MiB"
-    return f"HTTP {answer.status} with a body that is no JSON object"
+def _message_of(answer: Answer, content: dict[str, Any], secrets: Sequence[str]) -> str:
+    said = f"HTTP {answer.status}"
+    if answer.coding is not None:
+        coding = cleaned(answer.coding, secrets)
+        return f"{said} with a body that can't be decompressed ({coding})"
+    if len(answer.body) > LONGEST_BODY:
+        return f"{said} with a body over 1 MiB"
+    reason = reason_in(content, answer.body, answer.location)
+    if refusal := cleaned(reason.refusal, secrets):
+        return refusal
+    text = cleaned(reason.text, secrets)
+    if content or not answer.is_success:
+        return f"{said}: {text}" if text else f"{said} without an error message"
+    no_json = f"{said} with a body that is no JSON object"
+    return f"{no_json}: {text}" if text else no_json

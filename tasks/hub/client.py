@@ -14,8 +14,9 @@ import httpcore
 from tasks.entities import ENTITY_TYPES, EntityType
 from tasks.errors import CLASS_BY_CODE, CONNECTION_ERROR, TIMEOUT, ItemError
 from tasks.hub.answer import Answer, UpsertOutcome, answer_from, outcome_of
+from tasks.hub.connection_fault import fault_of
 from tasks.hub.deadline import DeadlinePool
-from tasks.hub.endpoint import Endpoint, endpoint_at, proxy_at
+from tasks.hub.endpoint import Endpoint, endpoint_of, proxy_at
 from tasks.hub.redaction import cleaned, spellings_of
 from tasks.settings import Settings
 
@@ -30,21 +31,20 @@ _NO_ANSWER: Final = (
 class HubAdminClient:
     """Sends upserts to Stage 1; each request has a connection to itself while it runs.
 
-    An upsert is a POST and its answer, so httpcore does: redirects, cookies, netrc and decoding
-    are not wanted, and httpx's client would take two fifths of the CPU time of a request.
+    An upsert is a POST and its answer, so httpcore does: redirects, cookies and netrc are not
+    wanted, and httpx's client would take two fifths of the CPU time of a request.
 
     The client doesn't trust Stage 1: a request ends by its deadline, a body is read up to 1 MiB,
     and a text is kept without the token and control characters, up to 500 characters.
     """
 
     def __init__(self, settings: Settings) -> None:
-        token = settings.token.get_secret_value()
         self._timeout_ms = settings.timeout_ms
-        self._secrets = spellings_of(token)
+        self._secrets = spellings_of(settings.token.get_secret_value())
         self._endpoints = {
-            entity_type.name: endpoint_at(settings.upsert_url(entity_type), token)
-            for entity_type in ENTITY_TYPES
+            entity_type.name: endpoint_of(settings, entity_type) for entity_type in ENTITY_TYPES
         }
+        self._answered: set[str] = set()
         self._idle: dict[str | None, deque[DeadlinePool]] = {
             endpoint.proxy: deque() for endpoint in self._endpoints.values()
         }
@@ -63,14 +63,17 @@ class HubAdminClient:
             allow_nan=False,
             separators=(",", ":"),
         ).encode()
+        endpoint = self._endpoints[entity_type.name]
         started = time.perf_counter()
         try:
-            answer = self._post(self._endpoints[entity_type.name], content)
+            answer = self._post(endpoint, content)
         except httpcore.TimeoutException:
             limit = f"no answer within {self._timeout_ms} ms"
             return self._no_answer(TIMEOUT, limit, started)
         except _NO_ANSWER as error:
-            return self._no_answer(CONNECTION_ERROR, str(error) or type(error).__name__, started)
+            fault = fault_of(error, endpoint, has_answered=entity_type.name in self._answered)
+            return self._no_answer(CONNECTION_ERROR, fault, started)
+        self._answered.add(entity_type.name)
         return outcome_of(answer, _milliseconds_since(started), self._secrets)
 
     def close(self) -> None:

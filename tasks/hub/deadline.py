@@ -21,7 +21,8 @@ class DeadlinePool(httpcore.ConnectionPool):
     A timeout of httpcore bounds each wait; a peer that sends a byte now and then makes any number
     of them. Here all of a request's waits together are bounded: looking up the name, connecting,
     TLS, sending, and receiving up to the last byte of the body. Only TLS inside the TLS of an https
-    proxy is bounded by the wait. Connections are kept for the next request.
+    proxy is bounded by the wait. Connections are kept for the next request. One that the peer has
+    closed in the meantime, as it may at any time, is replaced, and the request sent again.
 
     Args:
         timeout_seconds: the `timeout` extension of a request is not heeded.
@@ -33,12 +34,12 @@ class DeadlinePool(httpcore.ConnectionPool):
         self, timeout_seconds: float, tls: ssl.SSLContext, proxy: httpcore.Proxy | None = None
     ) -> None:
         self._timeout_seconds = timeout_seconds
-        self._deadline = _Deadline()
+        self._exchange = _Exchange()
         super().__init__(
             ssl_context=tls,
             proxy=proxy,
             keepalive_expiry=_KEEPALIVE_SECONDS,
-            network_backend=_DeadlineBackend(self._deadline),
+            network_backend=_DeadlineBackend(self._exchange),
         )
 
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
@@ -50,23 +51,40 @@ class DeadlinePool(httpcore.ConnectionPool):
             httpcore.ProtocolError: the response is no HTTP, or came before its request.
             httpcore.ProxyError: the proxy refused.
         """
-        self._deadline.begin(self._timeout_seconds)
-        response = super().handle_request(request)
+        self._exchange.begin(self._timeout_seconds)
+        try:
+            response = super().handle_request(request)
+        except (httpcore.NetworkError, httpcore.RemoteProtocolError):
+            if not self._exchange.met_stale_connection:
+                raise
+            # httpcore has dropped that connection, so this one is new.
+            response = super().handle_request(request)
         _refuse_unasked(response)
         return response
 
 
-class _Deadline:
-    """When the request that is under way has to be over."""
+class _Exchange:
+    """The request that is under way: when it has to be over, and which connection carries it."""
 
     def __init__(self) -> None:
-        self._at = 0.0
+        self._ends_at = 0.0
+        self._stream: _DeadlineStream | None = None
 
     def begin(self, seconds: float) -> None:
-        self._at = monotonic() + seconds
+        self._ends_at = monotonic() + seconds
+        self._stream = None
+
+    def goes_over(self, stream: "_DeadlineStream") -> None:
+        self._stream = stream
+
+    @property
+    def met_stale_connection(self) -> bool:
+        """Whether its connection has carried others, and has not brought a byte of its answer."""
+        stream = self._stream
+        return stream is not None and stream.has_served and not stream.has_read_since_write
 
     def seconds_left(self) -> float:
-        left = self._at - monotonic()
+        left = self._ends_at - monotonic()
         if left <= 0:
             raise httpcore.TimeoutException
         return left
@@ -75,20 +93,25 @@ class _Deadline:
 class _DeadlineStream(httpcore.NetworkStream):
     """A connection that never waits beyond the deadline."""
 
-    def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, exchange: _Exchange) -> None:
         self._stream = stream
-        self._deadline = deadline
+        self._exchange = exchange
+        self.has_served = False
+        """Whether it has brought an answer before its last request."""
         self.has_read_since_write = False
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
-        self.has_read_since_write = True
-        return self._stream.read(max_bytes, self._deadline.seconds_left())
+        received = self._stream.read(max_bytes, self._exchange.seconds_left())
+        self.has_read_since_write |= bool(received)
+        return received
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
+        self._exchange.goes_over(self)
+        self.has_served |= self.has_read_since_write
         self.has_read_since_write = False
         for start in range(0, len(buffer), _WRITE_BYTES):
             part = buffer[start : start + _WRITE_BYTES]
-            self._stream.write(part, self._deadline.seconds_left())
+            self._stream.write(part, self._exchange.seconds_left())
 
     def close(self) -> None:
         self._stream.close()
@@ -99,9 +122,9 @@ class _DeadlineStream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ARG002
     ) -> httpcore.NetworkStream:
-        left = self._deadline.seconds_left()
+        left = self._exchange.seconds_left()
         encrypted = self._stream.start_tls(ssl_context, server_hostname, left)
-        return _DeadlineStream(encrypted, self._deadline)
+        return _DeadlineStream(encrypted, self._exchange)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -110,8 +133,8 @@ class _DeadlineStream(httpcore.NetworkStream):
 class _DeadlineBackend(httpcore.NetworkBackend):
     """Connects by the deadline: each address of a host gets its share of what is left."""
 
-    def __init__(self, deadline: _Deadline) -> None:
-        self._deadline = deadline
+    def __init__(self, exchange: _Exchange) -> None:
+        self._exchange = exchange
         self._sockets = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -122,9 +145,9 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = _addresses(host, port, self._deadline.seconds_left())
+        addresses = _addresses(host, port, self._exchange.seconds_left())
         while True:
-            share = self._deadline.seconds_left() / len(addresses)
+            share = self._exchange.seconds_left() / len(addresses)
             try:
                 stream = self._sockets.connect_tcp(
                     addresses.pop(0), port, share, local_address, socket_options
@@ -133,7 +156,7 @@ class _DeadlineBackend(httpcore.NetworkBackend):
                 if not addresses:
                     raise
             else:
-                return _DeadlineStream(stream, self._deadline)
+                return _DeadlineStream(stream, self._exchange)
 
 
 def _refuse_unasked(response: httpcore.Response) -> None:

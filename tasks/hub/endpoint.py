@@ -6,26 +6,38 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore
 import httpx
 
+from tasks.entities import EntityType
+from tasks.settings import Settings
+
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where and how items of one type are sent; without `proxy` they go straight there."""
+    """Where and how items of one type are sent; without `proxy` they go straight there.
 
+    `variable` is the setting that names it, `address` its URL without credentials and query.
+    """
+
+    variable: str
+    address: str
     url: httpcore.URL
     headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
     proxy: str | None = field(repr=False)
 
 
-def endpoint_at(address: str, token: str) -> Endpoint:
-    """Return the endpoint at an upsert URL, with the proxy that the environment names for it."""
-    url = httpx.URL(address)
+def endpoint_of(settings: Settings, entity_type: EntityType) -> Endpoint:
+    """Return the endpoint of a type, with the proxy that the environment names for it."""
+    url = httpx.URL(settings.upsert_url(entity_type))
+    token = settings.token.get_secret_value()
     headers = (
         (b"Host", url.netloc),
         (b"Authorization", f"Bearer {token}".encode("ascii")),
         (b"Content-Type", b"application/json"),
+        (b"Accept-Encoding", b"identity"),
     )
     proxy = None if proxy_bypass(url.host) else getproxies().get(url.scheme)
-    return Endpoint(_httpcore_url(url), headers, proxy)
+    return Endpoint(
+        entity_type.url_variable, settings.hub(entity_type), _httpcore_url(url), headers, proxy
+    )
 
 
 def proxy_at(address: str) -> httpcore.Proxy:

@@ -1,114 +1,59 @@
-"""SendGate: decides whether a process may send to Stage 1 for a run: now, later, or never again."""
+"""SendGate: decides whether a process may send to an endpoint for a run: now, later, or no more."""
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Final
 
-from tasks.errors import HUB_UNAVAILABLE, ErrorClass, ItemError, StopReason
+from tasks.errors import StopReason
+from tasks.hub.answer import UpsertOutcome
+from tasks.hub.breaker import CircuitBreaker, Permit
+from tasks.hub.pace import Pace
 
 _logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 1.0
-
-
-class Permit:
-    """Leave to send one request; the result of the request is reported with it.
-
-    Requests share one permit while Stage 1 is up. A probe has its own.
-    """
-
-    __slots__ = ()
-
-
-class CircuitBreaker:
-    """Trips after several transient failures in a row; then one request at a time, a probe, may go.
-
-    Any other answer shows that Stage 1 is up, and resets the breaker. A failure with an earlier
-    permit, from before the breaker tripped or was reset, counts for nothing. Not thread-safe.
-
-    `now` is seconds of `time.monotonic`.
-    """
-
-    def __init__(self, *, failures: int, probe_seconds: float, limit_seconds: float) -> None:
-        self.next_permit_at = 0.0
-        """From when on a request may go (`time.monotonic`); never while a probe is under way."""
-        self._max_failures = failures
-        self._probe_seconds = probe_seconds
-        self._limit_seconds = limit_seconds
-        self._failures = 0
-        self._tripped_at: float | None = None
-        self._permit = Permit()
-
-    @property
-    def has_failures(self) -> bool:
-        """Whether a success would change anything."""
-        return self._failures > 0
-
-    def permit(self) -> Permit:
-        """Return leave to send a request; to be called from `next_permit_at` on."""
-        if self._tripped_at is not None:
-            self.next_permit_at = math.inf
-        return self._permit
-
-    def succeed(self, now: float) -> None:
-        """Record that Stage 1 has answered; reset the breaker."""
-        self._failures = 0
-        if self._tripped_at is not None:
-            _logger.warning("Stage 1 is back after %.1f s: sending goes on", now - self._tripped_at)
-            self._tripped_at = None
-            self._renew_permit(0.0)
-
-    def fail(self, permit: Permit, error: ItemError, now: float) -> StopReason | None:
-        """Record a transient failure; return why to stop once Stage 1 was down for the limit."""
-        if permit is not self._permit:
-            return None
-        if self._tripped_at is None:
-            self._failures += 1
-            if self._failures < self._max_failures:
-                return None
-            self._tripped_at = now
-            self._log_trip(error)
-        self._renew_permit(now + self._probe_seconds)
-        down_for = now - self._tripped_at
-        return _hub_unavailable(down_for, error) if down_for >= self._limit_seconds else None
-
-    def abandon(self, permit: Permit) -> None:
-        """Record that a request has no result; if it was the probe, another may go."""
-        if permit is self._permit and self._tripped_at is not None:
-            self._renew_permit(0.0)
-
-    def _renew_permit(self, next_permit_at: float) -> None:
-        self.next_permit_at = next_permit_at
-        self._permit = Permit()
-
-    def _log_trip(self, error: ItemError) -> None:
-        _logger.warning(
-            "Stage 1 is down (%d transient failures in a row, the last %s: %s): "
-            "sending waits, and probes every %g s",
-            self._failures,
-            error.code,
-            error.message,
-            self._probe_seconds,
-        )
+_NEWS: Final = 0.1
+"""Share by which a rate has to change in a second to be told anew."""
 
 
 class SendGate:
-    """Admits requests, holds them for a while, or is closed for good.
+    """Admits requests to an endpoint, holds them for a while, or is closed for good.
 
-    It holds them for a `Retry-After` and while the breaker has tripped. Libraries' breakers raise
-    at once; this one makes all senders of the process wait. Each process of a Dask run has a gate
-    and a breaker of its own. Another process may close the gate too: `look` returns why, and is
-    called once a second.
+    It holds them as the pace says, and while the breaker has tripped. Libraries' breakers raise
+    at once; this one makes all senders of the process wait. Each process of a Dask run has gates
+    of its own.
+
+    Args:
+        name: of the endpoint.
+        look: returns why another process has closed the gate; called once a second.
+        tell: takes at how many requests a second the gate holds them, 0 while it admits none,
+            None once it holds them no more.
+        breaker: that of the endpoint.
+        longest_pause_seconds: how long a `Retry-After` may hold requests.
     """
 
-    def __init__(self, look: Callable[[], StopReason | None], breaker: CircuitBreaker) -> None:
+    def __init__(
+        self,
+        name: str,
+        look: Callable[[], StopReason | None],
+        tell: Callable[[float | None], None],
+        breaker: CircuitBreaker,
+        *,
+        longest_pause_seconds: float,
+    ) -> None:
+        self._name = name
         self._look = look
         self._looks_at = 0.0
+        self._tell = tell
+        self._told: float | None = None
+        self._tells_at = 0.0
         self._breaker = breaker
-        self._held_until = 0.0
+        self._pace = Pace()
+        self._longest_pause_seconds = longest_pause_seconds
+        self._has_throttled = False
         self._changed = threading.Condition()
         self.closed_because: StopReason | None = None
 
@@ -117,11 +62,6 @@ class SendGate:
         with self._changed:
             self.closed_because = self.closed_because or reason
             self._changed.notify_all()
-
-    def hold(self, seconds: float) -> None:
-        """Admit nothing for that long from now; the longest hold counts."""
-        with self._changed:
-            self._held_until = max(self._held_until, time.monotonic() + seconds)
 
     def is_open(self) -> bool:
         """Return whether something may still be sent, now or later."""
@@ -134,19 +74,26 @@ class SendGate:
         """
         while True:
             if permit := self._closed_by_now() or self._permit_or_wait():
+                if self._told is not None:
+                    self._tell_news()
                 return permit
 
-    def report(self, permit: Permit, error: ItemError | None) -> StopReason | None:
-        """Record the result of a request; return why the run has to stop, if it has to."""
-        failure = error if error and error.error_class is ErrorClass.TRANSIENT else None
-        if failure is None and not self._breaker.has_failures:
+    def report(self, permit: Permit, outcome: UpsertOutcome) -> StopReason | None:
+        """Record the result of a request; return why no more may go there, if none may."""
+        now = time.monotonic()
+        if outcome.error is None or not outcome.is_transient:
+            self._pace.answer(now)
+            if self._breaker.has_failures:
+                self._succeed(now)
             return None
         with self._changed:
             self._changed.notify_all()
-            if failure is not None:
-                return self._breaker.fail(permit, failure, time.monotonic())
-            self._breaker.succeed(time.monotonic())
-            return None
+            is_news = self._breaker.counts(permit)
+            reason = self._breaker.fail(permit, outcome.error, now)
+            if outcome.is_throttled:
+                self._slow_down(outcome, now, is_news=is_news)
+        self._tell_news()
+        return reason
 
     def abandon(self, permit: Permit) -> None:
         """Record that a request has no result, not even a failure."""
@@ -154,13 +101,32 @@ class SendGate:
             self._breaker.abandon(permit)
             self._changed.notify_all()
 
+    def _succeed(self, now: float) -> None:
+        with self._changed:
+            self._changed.notify_all()
+            if self._breaker.has_tripped:
+                self._pace.restart(now)
+            self._breaker.succeed(now)
+        self._tell_news()
+
+    def _slow_down(self, outcome: UpsertOutcome, now: float, *, is_news: bool) -> None:
+        asked_for = outcome.retry_after_seconds
+        self._pace.pause(now + min(asked_for or 0.0, self._longest_pause_seconds))
+        is_sure = asked_for is not None or outcome.http_status == HTTPStatus.TOO_MANY_REQUESTS
+        if is_news and not self._breaker.has_tripped and self._pace.throttle(now, is_sure=is_sure):
+            self._breaker.disregard()
+            self._log_once(outcome)
+
     def _permit_or_wait(self) -> Permit | None:
         with self._changed:
-            seconds = max(self._held_until, self._breaker.next_permit_at) - time.monotonic()
-            if seconds <= 0:
-                return self._breaker.permit()
-            self._changed.wait(min(seconds, _LOOK_SECONDS))
-            return None
+            now = time.monotonic()
+            seconds = max(self._pace.next_at, self._breaker.next_permit_at) - now
+            if seconds > 0:
+                self._changed.wait(min(seconds, _LOOK_SECONDS))
+                return None
+            if self._pace.is_held:
+                self._pace.take(now)
+            return self._breaker.permit()
 
     def _closed_by_now(self) -> StopReason | None:
         if time.monotonic() >= self._looks_at:
@@ -173,10 +139,32 @@ class SendGate:
         if reason := self._look():
             self.close(reason)
 
+    def _tell_news(self) -> None:
+        with self._changed:
+            now = time.monotonic()
+            rate = self._rate(now)
+            if rate == self._told or not self._is_news(rate, now):
+                return
+            self._told, self._tells_at = rate, now + _LOOK_SECONDS
+        self._tell(rate)
 
-def _hub_unavailable(seconds: float, error: ItemError) -> StopReason:
-    message = (
-        f"{HUB_UNAVAILABLE}: Stage 1 was down for {seconds:.1f} s, "
-        f"the last failure {error.code}: {error.message}"
-    )
-    return StopReason(message, HUB_UNAVAILABLE)
+    def _rate(self, now: float) -> float | None:
+        if self._breaker.has_tripped or self._pace.resumes_at > now + _LOOK_SECONDS:
+            return 0.0
+        return self._pace.rate(now) if self._pace.is_held else None
+
+    def _is_news(self, rate: float | None, now: float) -> bool:
+        if not rate or not self._told:
+            return True
+        return now >= self._tells_at and abs(rate - self._told) > _NEWS * self._told
+
+    def _log_once(self, outcome: UpsertOutcome) -> None:
+        if self._has_throttled or outcome.error is None:
+            return
+        self._has_throttled = True
+        _logger.warning(
+            "%s throttles (%s: %s): requests go as fast as it takes them",
+            self._name,
+            outcome.error.code,
+            outcome.error.message,
+        )

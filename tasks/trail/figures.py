@@ -55,6 +55,24 @@ class Figures:
         with mongo_errors():
             return {group["_id"]: _figures(group) for group in self._runs.aggregate(pipeline)}
 
+    def paces(self) -> dict[str, float]:
+        """Return to how many requests a second running stages are held, by entity type.
+
+        0 is for one that waits; of several of a type, the slowest counts.
+
+        Raises:
+            MongoError: MongoDB is away, or does not let us.
+        """
+        running = RunStatus.RUNNING.value
+        held: list[Document] = [
+            {"$match": {"status": running}},
+            {"$unwind": "$stages"},
+            {"$match": {"stages.status": running, "stages.pace": {"$ne": None}}},
+            {"$group": {"_id": "$stages.entity_type", "pace": {"$min": "$stages.pace"}}},
+        ]
+        with mongo_errors():
+            return {group["_id"]: group["pace"] for group in self._runs.aggregate(held)}
+
     def runs_by_status(self) -> dict[RunStatus, int]:
         """Count all runs, dry ones too; every status is there.
 

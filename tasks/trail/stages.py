@@ -15,6 +15,7 @@ from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
+from tasks.errors import StopReason
 from tasks.mongo import Document, MongoRetry, mongo_operation
 from tasks.trail.fields import Record, RunId, UtcTime
 
@@ -154,6 +155,10 @@ class StageRecord(StageTotals):
     started_at: UtcTime | None = Field(None, examples=["2024-01-01T00:00:06.000Z"])
     finished_at: UtcTime | None = Field(None, examples=["2024-01-01T00:00:08.000Z"])
     requests: RequestTimes | None = Field(None, exclude=True)
+    pace: float | None = Field(None, exclude=True)
+    """Requests a second that the stage is held to, 0 while it waits; None where it is not held."""
+    stopped_because: StopReason | None = Field(None, exclude=True)
+    """Why nothing more of it was sent, while the run went on."""
 
     @property
     def seconds(self) -> float | None:
@@ -179,7 +184,8 @@ class Stages:
     def begin(self, run_id: RunId, entity_type: str, hub: str, at: datetime) -> None:
         """Note that a stage runs since `at`, and which Stage 1 it sends to."""
         began = {"status": RunStatus.RUNNING, "started_at": at, "finished_at": None, "hub": hub}
-        self._change(run_id, entity_type, began)
+        anew = {"pace": None, "stopped_because": None}
+        self._change(run_id, entity_type, {**began, **anew})
 
     def expect(self, run_id: RunId, entity_type: str, items: int) -> None:
         """Note how many items a stage is going to have."""
@@ -189,7 +195,7 @@ class Stages:
         self, run_id: RunId, entity_type: str, status: RunStatus, totals: StageTotals, at: datetime
     ) -> None:
         """Note how a stage ended at `at`, and with how many items."""
-        ended = {"status": status, "finished_at": at, **totals.model_dump()}
+        ended = {"status": status, "finished_at": at, "pace": None, **totals.model_dump()}
         self._change(run_id, entity_type, ended)
 
     def count_requests(self, run_id: RunId, entity_type: str, times: RequestTimes) -> None:
@@ -198,15 +204,23 @@ class Stages:
             return
         filled = {f"buckets.{name}": requests for name, requests in times.buckets.items()}
         added = {"count": times.count, "seconds": times.seconds, **filled}
+        self._measure(
+            run_id,
+            entity_type,
+            {"$inc": {f"stages.$.requests.{name}": value for name, value in added.items()}},
+        )
+
+    def note_pace(self, run_id: RunId, entity_type: str, pace: float | None) -> None:
+        """Note to how many requests a second a stage is held: a measure, too."""
+        self._measure(run_id, entity_type, {"$set": {"stages.$.pace": pace}})
+
+    def _measure(self, run_id: RunId, entity_type: str, change: Document) -> None:
         try:
             self._runs.with_options(write_concern=_SOON).update_one(
-                {"_id": run_id, "stages.entity_type": entity_type},
-                {"$inc": {f"stages.$.requests.{name}": value for name, value in added.items()}},
+                {"_id": run_id, "stages.entity_type": entity_type}, change
             )
         except PyMongoError as error:
-            _logger.warning(
-                "%d requests are missing in the metrics: %s", times.count, type(error).__name__
-            )
+            _logger.warning("A measure is missing in the metrics: %s", type(error).__name__)
 
     @mongo_operation
     def _change(self, run_id: RunId, entity_type: str, change: Document) -> None:
@@ -219,3 +233,8 @@ class Stages:
 def seconds_between(started: datetime | None, finished: datetime | None) -> float | None:
     """Return the seconds from one time to another; None where one is not known yet."""
     return (finished - started).total_seconds() if started and finished else None
+
+
+def pace_in_words(pace: float) -> str:
+    """Return to how many requests a second a stage is held, in words."""
+    return f"paced at {pace:.0f} requests/s" if pace else "waiting for Stage 1"

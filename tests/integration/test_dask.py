@@ -128,17 +128,19 @@ def test_what_one_worker_stops_is_recorded_by_all_under_its_code(
 ) -> None:
     world.add_seed()
     world.add_tenants(400)
-    world.hub.misbehave({"status": 503})
+    world.hub.misbehave({"entity_type": "tenant", "status": 500})
 
     with an_impatient_worker(scheduler):
-        run = world.sync()
+        run = world.sync(entities=["tenant"])
 
-    assert run.state.name == "Stopped"
-    assert run.state.message.startswith("Stopped by HUB_UNAVAILABLE: ")
+    (stage,) = stage_runs(run.document["flow_run_id"])
+    assert stage.state is not None
+    assert stage.state.name == "Stopped"
+    assert (stage.state.message or "").startswith("Stopped by HUB_UNAVAILABLE: ADMIN_TENANTS_")
     skipped = [step for step in run.steps if step["error"]["class"] == "skipped"]
     assert {step["error"]["code"] for step in skipped} == {"HUB_UNAVAILABLE"}
-    assert len(skipped) == 405 - len({request["key"] for request in world.hub.requests()})
-    assert run.document["totals"]["total"] == len(run.steps) == 405
+    assert len(skipped) == 401 - len({request["key"] for request in world.hub.requests()})
+    assert run.document["totals"]["total"] == len(run.steps) == 401
 
 
 @pytest.mark.usefixtures("scheduler")

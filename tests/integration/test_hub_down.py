@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts.local.hub import upsert_urls
-from tests.integration.world import SyncRun, World, started_hub, wait_until
+from tests.integration.world import SyncRun, World, stage_runs, started_hub, wait_until
 
 CONCURRENCY = 3
 FAILURES = 5
@@ -61,43 +61,57 @@ def test_an_outage_sees_probes_only_and_then_everything_gets_in(world: World) ->
 
 
 @pytest.mark.parametrize("max_task_runs", ["10", "100"])
-def test_a_hub_that_stays_down_stops_the_run_and_the_next_one_catches_up(
+def test_an_endpoint_that_stays_down_ends_its_stage_and_the_others_go_on(
     world: World, max_task_runs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ADMIN_MAX_TASK_RUNS", max_task_runs)
     monkeypatch.setenv("ADMIN_BREAKER_LIMIT_MS", str(int(8 * PROBE_SECONDS * 1000)))
     world.add_seed()
-    world.add_tenants(60)
-    world.hub.misbehave({"status": 503})
+    clients = [f"client-{number:02}" for number in range(40)]
+    world.add(
+        "client", *({"id": key, "name": key, "redirect_uris": [], "version": 1} for key in clients)
+    )
+    world.hub.misbehave({"entity_type": "client", "status": 500})
     run = world.sync()
 
-    assert run.state.name == "Stopped"
-    assert run.state.message.startswith("Stopped by HUB_UNAVAILABLE: Stage 1 was down for ")
-    assert "the last failure SERVER_ERROR: " in run.state.message
-    assert run.document["status"] == "failed"
-    requests = world.hub.requests()
-    tried = {request["key"] for request in requests}
-    assert FAILURES < len(requests) < FAILURES + CONCURRENCY + 10
-    codes = {key: "SERVER_ERROR" if key in tried else "HUB_UNAVAILABLE" for key in run.codes()}
-    assert run.codes() == codes
-    assert sum(step["attempts"] for step in run.steps) == len(requests)
-    states = {"SERVER_ERROR": "Failed", "HUB_UNAVAILABLE": "Skipped"}
-    assert all(step["state"] == states[step["error"]["code"]] for step in run.steps)
-    skipped = [step for step in run.steps if step["state"] == "Skipped"]
-    assert {step["entity_type"] for step in skipped} == {
-        stage["entity_type"] for stage in run.document["stages"]
+    assert (run.document["status"], run.state.name) == ("partial", "Partial")
+    assert {stage["entity_type"]: stage["status"] for stage in run.document["stages"]} == {
+        "tenant": "success",
+        "client": "failed",
+        "subtenant": "success",
+        "domain": "failed",
+        "branding": "success",
     }
+    assert run.step("pagos.semperaltius.edu.mx")["error"]["code"] == "NOT_FOUND"
+    stage = stage_runs(run.document["flow_run_id"])[1]
+    assert stage.state is not None
+    assert stage.state.name == "Stopped"
+    down = "Stopped by HUB_UNAVAILABLE: ADMIN_CLIENTS_UPSERT_URL was down for "
+    assert (stage.state.message or "").startswith(down)
+    assert "the last failure SERVER_ERROR: HTTP 500 " in (stage.state.message or "")
+
+    tried = {request["key"] for request in world.hub.requests() if request["status"] == 500}
+    of_clients = [step for step in run.steps if step["entity_type"] == "client"]
+    assert FAILURES < sum(step["attempts"] for step in of_clients) < FAILURES + CONCURRENCY + 10
+    assert {step["natural_key"]: step["error"]["code"] for step in of_clients} == {
+        key: "SERVER_ERROR" if key in tried else "HUB_UNAVAILABLE"
+        for key in [*clients, "semperaltius"]
+    }
+    states = {"SERVER_ERROR": "Failed", "HUB_UNAVAILABLE": "Skipped"}
+    assert all(step["state"] == states[step["error"]["code"]] for step in of_clients)
+    skipped = [step for step in of_clients if step["state"] == "Skipped"]
     assert all(step["error"]["class"] == "skipped" for step in skipped)
     assert run.document["totals"] == {
-        "total": 65,
-        "success": 0,
-        "failed": len(tried),
-        "skipped": 65 - len(tried),
+        "total": 45,
+        "success": 3,
+        "failed": len(tried) + 1,
+        "skipped": len(skipped),
     }
 
-    world.hub.reset()
+    world.hub.misbehave()
     caught_up = world.sync(mode="changed")
-    assert caught_up.document["totals"] == {"total": 65, "success": 65, "failed": 0, "skipped": 0}
+    assert caught_up.document["status"] == "success"
+    assert sorted(world.held("client")) == sorted([*clients, "semperaltius"])
 
 
 def test_a_hub_that_is_killed_and_comes_back_on_the_same_port(
@@ -134,7 +148,7 @@ def test_each_item_is_retried_as_often_as_configured_however_many_fail(
     monkeypatch.setenv("ADMIN_RETRY_MAX", "3")
     monkeypatch.setenv("ADMIN_BREAKER_FAILURES", "1000")
     keys = world.add_tenants(60)
-    world.hub.misbehave({"attempts": [1, 2, 3], "status": 503})
+    world.hub.misbehave({"attempts": [1, 2, 3], "status": 500})
 
     run = world.sync(entities=["tenant"])
 

@@ -75,9 +75,9 @@ def test_a_scrape_says_what_the_steps_say(world: World, api: Api) -> None:
     world.add("client", {"id": "no name"})
     world.hub.misbehave(
         {"key": "tenant-0003", "code": "NOT_FOUND"},
-        {"key": "tenant-0004", "attempts": [1, 2], "status": 503},
+        {"key": "tenant-0004", "attempts": [1, 2], "status": 500},
         {"entity_type": "client", "key": "c7", "delay_ms": 60},
-        {"entity_type": "branding", "status": 401},
+        {"entity_type": "branding", "code": "INVALID_TOKEN"},
     )
     stopped = world.sync()
     world.hub.misbehave()

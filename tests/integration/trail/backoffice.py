@@ -146,7 +146,7 @@ class BackOffice:
         results += [self._sent(run, batch) for batch in gone]
         futures: Any = [Mock(result=Mock(return_value=result)) for result in results]
         tally = close_stage(run, "tenant", [*batches, *gone], futures)
-        status = status_of(conclusion(tally, run.stopped_because()))
+        status = status_of(conclusion(tally, run.stopped_because("tenant")))
         steps = list(self.database.sync_steps.find({"run_id": run.id}))
         return Synced(status, tally, steps)
 

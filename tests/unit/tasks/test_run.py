@@ -11,7 +11,7 @@ from pymongo.database import Database
 
 from tasks.decision import Conditions
 from tasks.entities import entity_type_named
-from tasks.errors import RUN_CANCELLED, StopReason
+from tasks.errors import HUB_UNAVAILABLE, RUN_CANCELLED, StopReason
 from tasks.mongo import MongoRetry
 from tasks.mongo_errors import MongoUnavailable
 from tasks.outcome import Outcome
@@ -21,7 +21,7 @@ from tasks.settings import SettingsError, read_settings
 from tasks.source.item import InvalidItem
 from tasks.trail.gone import GoneItems
 from tasks.trail.runs import RunAttempt, RunOptions, SyncMode
-from tests.trail_documents import HUB, OPTIONS, PERMANENT, step_document
+from tests.trail_documents import HUB, OPTIONS, PERMANENT, at, step_document
 from tests.unit.tasks.run_in_memory import IN, RunInMemory, Source, document, found, item
 
 Document = dict[str, Any]
@@ -60,14 +60,26 @@ def test_a_run_that_is_stopped_sends_nothing_more_anywhere(world: RunInMemory, w
     run = world.open()
     reason = StopReason("somebody stopped it")
     if where == "here":
-        assert run.gate.is_open(), "it looks at the trail once a second"
+        assert run.gates["tenant"].is_open(), "it looks at the trail once a second"
         run.stop(reason)
     else:
         world.trail.stops.stop(run.id, reason)
-    assert run.stopped_because() == run.gate.admit() == reason
+    assert run.stopped_because() == run.gates["tenant"].admit() == reason
     assert world.trail.stops.reason(run.attempt) == reason
     run.cancel()
     assert run.stopped_because() == reason, "the first reason does not stay"
+
+
+def test_a_stage_that_is_stopped_sends_nothing_more_and_the_others_go_on(
+    world: RunInMemory,
+) -> None:
+    run, reason = world.open(), StopReason("its endpoint is down", HUB_UNAVAILABLE)
+    world.trail.stages.begin(run.id, "tenant", HUB, at(0))
+    run.stop_stage(entity_type_named("tenant"), reason)
+    assert run.gates["tenant"].admit() == run.stopped_because("tenant") == reason
+    assert world.trail.stops.reason(run.attempt, "tenant") == reason
+    assert run.stopped_because() is run.stopped_because("client") is None
+    assert run.gates["client"].is_open()
 
 
 def test_a_run_that_is_cancelled_says_so(world: RunInMemory) -> None:
@@ -92,7 +104,7 @@ def test_a_run_that_can_not_say_that_it_was_interrupted_still_stops(world: RunIn
     run.trail = replace(run.trail, stops=Mock(**{"stop.side_effect": MongoUnavailable("away")}))
     with pytest.raises(ValueError, match="the cause"), run.stopping_on_error():
         raise ValueError("the cause")
-    assert not run.gate.is_open()
+    assert not any(gate.is_open() for gate in run.gates.values())
 
 
 def test_an_outcome_is_recorded_with_what_is_known(world: RunInMemory) -> None:

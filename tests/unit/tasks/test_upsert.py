@@ -57,6 +57,9 @@ Document = dict[str, Any]
 REFUSED = UpsertOutcome(PERMANENT, 404, None, 3.0, is_refusal=True)
 NO_ANSWER = UpsertOutcome(TRANSIENT, None, None, 8_000.0)
 LOCKED_OUT = UpsertOutcome(STOPPING, 200, None, 1.0)
+FORBIDDEN = UpsertOutcome(
+    ItemError("HTTP_403", "Forbidden", ErrorClass.RUN_STOPPING), 403, None, 1.0
+)
 
 
 @pytest.fixture
@@ -75,8 +78,8 @@ def code(step: Document) -> Any:
 
 
 def spied_gate(run: Run) -> Mock:
-    gate = Mock(wraps=run.gate, closed_because=None)
-    run.gate = gate
+    gate = Mock(wraps=run.gates["tenant"], closed_because=None)
+    run.gates["tenant"] = gate
     return gate
 
 
@@ -612,7 +615,7 @@ def test_what_is_true_of_every_item_stops_the_run(world: RunInMemory) -> None:
     assert steps["c"]["error"]["message"] == f"not sent: {reason}"
 
 
-def test_a_stage_1_that_stays_down_stops_the_run(world: RunInMemory) -> None:
+def test_an_endpoint_that_stays_down_stops_its_stage_and_not_the_run(world: RunInMemory) -> None:
     world.source = Source(*map(document, "abc"))
     world.hub = Hub(NO_ANSWER, NO_ANSWER, NO_ANSWER)
     run = world.open(
@@ -620,22 +623,38 @@ def test_a_stage_1_that_stays_down_stops_the_run(world: RunInMemory) -> None:
     )
     send_batch(run, BATCH, "task-1")
     assert world.hub.keys == ["a", "b"]
-    reason = world.trail.stops.reason(run.attempt)
+    reason = world.trail.stops.reason(run.attempt, "tenant")
     assert reason is not None
     assert reason.code == HUB_UNAVAILABLE == code(world.steps()["c"])
+    assert run.stopped_because() is None
 
 
-@pytest.mark.parametrize(("asked_for", "held"), [(0.01, [0.01]), (30.0, [0.05]), (None, [])])
-def test_a_pause_that_stage_1_asks_for_is_kept_up_to_the_limit(
-    world: RunInMemory, asked_for: float | None, held: list[float]
+def test_a_firewall_that_refuses_one_content_fails_one_item(world: RunInMemory) -> None:
+    world.source = Source(*map(document, "abc"))
+    world.hub = Hub(IN, FORBIDDEN, IN)
+    run = world.open()
+    result = send_batch(run, BATCH, "task-1")
+    assert (result.totals.success, result.totals.failed, result.to_retry) == (2, 1, 0)
+    assert world.steps()["b"]["error"] == {
+        "code": "HTTP_403",
+        "message": "Forbidden",
+        "class": "permanent",
+    }
+    assert run.stopped_because() is None
+
+
+def test_an_item_that_a_firewall_refuses_in_each_run_stops_none_of_them(
+    world: RunInMemory,
 ) -> None:
-    world.source = Source(document("a"), document("b"))
-    world.hub = Hub(replace(NO_ANSWER, http_status=503, retry_after_seconds=asked_for))
-    run = world.open(ADMIN_RETRY_AFTER_MAX_MS="50")
-    gate = spied_gate(run)
-    send_batch(run, BATCH, "task-1")
-    assert [each.args[0] for each in gate.hold.call_args_list] == held
-    assert world.hub.keys == ["a", "b"]
+    world.source = Source(*map(document, "ab"))
+    world.hub = Hub(IN, FORBIDDEN)
+    send_batch(world.open(), BATCH, "task-1")
+    world.source = Source(document("b"), document("c"))
+    world.hub = Hub(FORBIDDEN)
+    run = world.open()
+    assert send_batch(run, BATCH, "task-2").totals.failed == 1
+    assert world.hub.keys == ["b", "c"]
+    assert run.stopped_because() is None
 
 
 def test_an_exception_of_our_own_gives_the_permit_back(world: RunInMemory) -> None:

@@ -22,12 +22,15 @@ def _settings_of_a_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONGODB_URI", "mongodb://localhost")
 
 
-def told(*, prefect: Any = True, mongodb: Any = None) -> tuple[int, Health]:
+def told(
+    *, prefect: Any = True, mongodb: Any = None, paces: dict[str, float] | Exception | None = None
+) -> tuple[int, Health]:
     """Return the answer where the parts answer that, or raise it."""
     deployment = Mock(has_worker=AsyncMock(side_effect=[prefect]))
     history = Mock(ping=Mock(side_effect=[mongodb]))
+    figures = Mock(paces=Mock(side_effect=[paces or {}]))
     response = Response()
-    answer = asyncio.run(health(deployment, history, response))
+    answer = asyncio.run(health(deployment, history, figures, response))
     return response.status_code, answer
 
 
@@ -36,6 +39,21 @@ def test_all_parts_are_well() -> None:
     assert (status, answer.ok) == (200, True)
     assert answer.mongodb.message == "MongoDB answers"
     assert answer.prefect.message == "Prefect answers, and a worker is up"
+    assert answer.hub.message == "The settings for Stage 1 are complete"
+
+
+def test_a_stage_1_that_throttles_is_told_and_is_not_ill() -> None:
+    status, answer = told(paces={"tenant": 18.4, "client": 0.0})
+    assert (status, answer.ok) == (200, True)
+    assert answer.hub.message == (
+        "The settings for Stage 1 are complete; client is waiting for Stage 1; "
+        "tenant is paced at 18 requests/s"
+    )
+
+
+def test_the_settings_are_told_where_it_can_not_be_told_what_is_paced() -> None:
+    _, answer = told(mongodb=MongoUnavailable("away"), paces=MongoUnavailable("away"))
+    assert answer.hub.message == "The settings for Stage 1 are complete"
 
 
 def test_without_a_worker_runs_wait_and_nothing_is_ill() -> None:

@@ -20,12 +20,18 @@ def item_history(**counts: ItemCounts) -> ItemHistory:
     return Mock(spec=ItemHistory, **{"counts.return_value": told})
 
 
-def scraped(by_entity_type: dict[str, EntityFigures], **counts: ItemCounts) -> dict[str, float]:
+def scraped(
+    by_entity_type: dict[str, EntityFigures],
+    *,
+    paces: dict[str, float] | None = None,
+    **counts: ItemCounts,
+) -> dict[str, float]:
     """Return the samples of a scrape by name and labels."""
     figures = Mock(
         spec=Figures,
         **{
             "by_entity_type.return_value": by_entity_type,
+            "paces.return_value": paces or {},
             "runs_by_status.return_value": {**dict.fromkeys(RunStatus, 0), RunStatus.PARTIAL: 2},
         },
     )
@@ -69,6 +75,15 @@ def test_items_are_told_as_they_are_now() -> None:
         not_in, gone = (3, 2) if entity_type == "domain" else (0, 0)
         assert samples[f'admin_sync_items_not_in{{entity_type="{entity_type}"}}'] == not_in
         assert samples[f'admin_sync_items_gone{{entity_type="{entity_type}"}}'] == gone
+
+
+def test_only_what_is_held_has_a_pace() -> None:
+    samples = scraped({}, paces={"tenant": 18.5, "client": 0.0})
+    paces = {name: value for name, value in samples.items() if "pace" in name}
+    assert paces == {
+        'admin_sync_pace{entity_type="tenant"}': 18.5,
+        'admin_sync_pace{entity_type="client"}': 0.0,
+    }
 
 
 def test_a_mongodb_that_is_away_is_no_zero() -> None:

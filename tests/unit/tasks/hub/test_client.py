@@ -1,5 +1,6 @@
 """The client of Stage 1: what it sends, and what it makes of answers and of none."""
 
+import gzip
 import json
 from collections.abc import Callable, Iterator
 
@@ -15,7 +16,7 @@ from tasks.hub.client import HubAdminClient
 from tasks.settings import read_settings
 
 TOKEN = "marked-unit-token"
-URL = "https://hub.example/tenants"
+URL = "https://hub.example/tenants?key=secret"
 OVER_1_MIB = b'{"ok": true}' + b" " * (1 << 20)
 Send = Callable[[], UpsertOutcome]
 
@@ -25,7 +26,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubAdminClient]:
     monkeypatch.setenv("ADMIN_SYNC_TOKEN", TOKEN)
     monkeypatch.setenv("MONGODB_URI", "mongodb://localhost")
     for entity_type in ENTITY_TYPES:
-        url = f"https://user:pass@hub.example/{entity_type.endpoint}"
+        url = f"https://user:pass@hub.example/{entity_type.endpoint}?key=secret"
         monkeypatch.setenv(entity_type.url_variable, url)
     monkeypatch.setenv("ADMIN_ALLOW_INSECURE_HTTP", "true")
     client = HubAdminClient(read_settings())
@@ -51,16 +52,32 @@ def test_sends_exactly_what_the_contract_says(send: Send) -> None:
     (call,) = route.calls
     assert call.request.headers["Authorization"] == f"Bearer {TOKEN}"
     assert call.request.headers["Content-Type"] == "application/json"
-    assert set(call.request.headers) == {"host", "authorization", "content-type", "content-length"}
+    assert call.request.headers["Accept-Encoding"] == "identity"
+    assert set(call.request.headers) == {
+        "host",
+        "authorization",
+        "content-type",
+        "content-length",
+        "accept-encoding",
+    }
     assert json.loads(call.request.content) == {"request_id": "f" * 32, "tenant": {"id": "ñ"}}
 
 
-def test_success(send: Send) -> None:
-    response = httpx.Response(200, json={"ok": True, "sync_id": "s-1", "id": "ñ"})
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_success(send: Send, status: int) -> None:
+    response = httpx.Response(status, json={"ok": True, "sync_id": "s-1", "id": "ñ"})
     outcome = answer(send, response)
     assert outcome.error is None
-    assert (outcome.http_status, outcome.sync_id) == (200, "s-1")
+    assert (outcome.http_status, outcome.sync_id) == (status, "s-1")
     assert outcome.duration_ms >= 0
+
+
+def test_an_answer_that_is_compressed_unasked_is_read(send: Send) -> None:
+    body = gzip.compress(b'{"ok": true, "sync_id": "s-1"}')
+    headers = {"Content-Encoding": "gzip"}
+    # As a stream: httpx would decompress what it has whole.
+    response = httpx.Response(200, headers=headers, stream=httpx.ByteStream(body))
+    assert answer(send, response).sync_id == "s-1"
 
 
 def test_a_body_over_1_mib_is_no_answer(send: Send) -> None:
@@ -74,10 +91,12 @@ def test_a_body_over_1_mib_is_no_answer(send: Send) -> None:
 
 @respx.mock
 def test_a_redirect_is_not_followed(send: Send) -> None:
-    route = respx.post(URL).mock(return_value=httpx.Response(302, headers={"Location": URL}))
+    location = "https://user:pass@other.example/a?key=secret"
+    route = respx.post(URL).mock(return_value=httpx.Response(302, headers={"Location": location}))
     error = send().error
     assert error is not None
     assert (error.code, error.error_class) == ("UNEXPECTED_RESPONSE", ErrorClass.PERMANENT)
+    assert error.message == "HTTP 302: redirects to https://other.example/a"
     assert route.call_count == 1
 
 
@@ -113,13 +132,30 @@ def test_no_answer_is_transient(send: Send, failure: Exception, code: str) -> No
     assert outcome.http_status is None
 
 
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (httpcore.ReadError("cut"), "cut (https://hub.example/tenants)"),
+        (httpcore.ReadError(), "ReadError (https://hub.example/tenants)"),
+    ],
+)
+@respx.mock
+def test_a_connection_error_tells_where_without_credentials_and_query(
+    send: Send, failure: Exception, told: str
+) -> None:
+    respx.post(URL).mock(side_effect=failure)
+    error = send().error
+    assert error is not None
+    assert error.message == told
+
+
 @respx.mock
 def test_what_a_connection_fails_of_is_told_without_the_token(send: Send) -> None:
     failure = httpcore.RemoteProtocolError(f"illegal header line: {TOKEN}\r\n")
     respx.post(URL).mock(side_effect=failure)
     error = send().error
     assert error is not None
-    assert error.message == "illegal header line: [redacted]"
+    assert error.message == "illegal header line: [redacted]   (https://hub.example/tenants)"
 
 
 def test_messages_from_outside_are_cleaned(send: Send) -> None:
@@ -134,8 +170,8 @@ def test_messages_from_outside_are_cleaned(send: Send) -> None:
 
 
 def test_retry_after_comes_with_a_transient_failure_only(send: Send) -> None:
-    headers = {"Retry-After": "7"}
-    assert answer(send, httpx.Response(429, headers=headers)).retry_after_seconds == 7
-    assert answer(send, httpx.Response(503, headers=headers)).retry_after_seconds == 7
+    twice = [("Retry-After", "7"), ("Retry-After", "2")]
+    assert answer(send, httpx.Response(429, headers=twice)).retry_after_seconds == 7
+    assert answer(send, httpx.Response(503, headers=twice)).retry_after_seconds == 7
     assert answer(send, httpx.Response(503)).retry_after_seconds is None
-    assert answer(send, httpx.Response(404, headers=headers)).retry_after_seconds is None
+    assert answer(send, httpx.Response(404, headers=twice)).retry_after_seconds is None

@@ -236,12 +236,16 @@ def test_an_answer_that_nobody_asked_for_is_not_the_next_request_s() -> None:
         assert post(pool, url) == b"ok"
 
 
+def reset(stream: socket.socket) -> None:
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.close()
+
+
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 2", SUCCESS[:-10], SUCCESS[:-1]])
 def test_a_connection_that_is_reset(sent: bytes) -> None:
     def answer(stream: socket.socket) -> None:
         stream.sendall(sent)
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        stream.close()
+        reset(stream)
 
     with (
         peer(answer) as port,
@@ -335,27 +339,30 @@ def test_a_host_that_is_not_found(host: str) -> None:
         post(pool, f"http://{host}/")
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that only itself vouches for, with its key."""
+def make_certificate(
+    path: Path,
+    *,
+    address: str = "127.0.0.1",
+    issuer: str = "hub",
+    lasts: datetime.timedelta = datetime.timedelta(hours=1),
+) -> Path:
+    """Write a certificate for an address, and its key; its own key vouches for it."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hub")])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hub")]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_before(now - datetime.timedelta(days=2))
+        .not_valid_after(now + lasts)
         .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]),
             critical=False,
         )
         .sign(key, hashes.SHA256())
     )
-    path: Path = tmp_path_factory.mktemp("tls") / "peer.pem"
     path.write_bytes(
         certificate.public_bytes(serialization.Encoding.PEM)
         + key.private_bytes(
@@ -367,11 +374,21 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def server_tls(certificate: Path) -> ssl.SSLContext:
+def server_tls_with(certificate: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     return context
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that only itself vouches for, with its key."""
+    return make_certificate(tmp_path_factory.mktemp("tls") / "peer.pem")
+
+
+@pytest.fixture
+def server_tls(certificate: Path) -> ssl.SSLContext:
+    return server_tls_with(certificate)
 
 
 @pytest.fixture
@@ -434,3 +451,137 @@ def test_a_tls_handshake_without_end_is_over_in_time(hello: bytes) -> None:
         pytest.raises(FAILED),
     ):
         post(pool, f"https://127.0.0.1:{port}/")
+
+
+class Requests:
+    """The requests that a peer has seen, by connection; it meets each as `answers` tells.
+
+    `answers` is called with the number of the connection and that of the request on it, from 1 on.
+    """
+
+    def __init__(self, answers: Callable[[int, int], Answer]) -> None:
+        self._answers = answers
+        self._seen: dict[object, int] = {}
+
+    def __call__(self, stream: socket.socket) -> None:
+        caller = stream.getpeername()
+        self._seen[caller] = self._seen.get(caller, 0) + 1
+        self._answers(list(self._seen).index(caller) + 1, self._seen[caller])(stream)
+
+    @property
+    def seen(self) -> list[int]:
+        """How many requests came on each connection."""
+        return list(self._seen.values())
+
+
+def one_a_connection(closes: Answer) -> Requests:
+    """Answer the first request of each connection, and close it when the next one comes."""
+    return Requests(lambda _, request: succeeding if request == 1 else closes)
+
+
+@pytest.fixture(params=["http", "https"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    scheme: str = request.param
+    return scheme
+
+
+@pytest.mark.parametrize("closes", [socket.socket.close, reset], ids=["closed", "reset"])
+def test_a_stale_connection_is_replaced_at_once(
+    scheme: str, closes: Answer, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    requests = one_a_connection(closes)
+    with (
+        peer(requests, server_tls if scheme == "https" else None) as port,
+        new_pool(client_tls, seconds=PATIENCE) as pool,
+    ):
+        for _ in range(4):
+            assert post(pool, f"{scheme}://127.0.0.1:{port}/") == b"ok"
+    assert requests.seen == [2, 2, 2, 1]
+
+
+def test_a_stale_connection_that_has_served_many_is_replaced() -> None:
+    requests = Requests(lambda _, request: socket.socket.close if request == 4 else succeeding)
+    with peer(requests) as port, new_pool(seconds=PATIENCE) as pool:
+        for _ in range(5):
+            assert post(pool, f"http://127.0.0.1:{port}/") == b"ok"
+    assert requests.seen == [4, 2]
+
+
+def test_a_stale_connection_to_a_proxy_is_replaced() -> None:
+    requests = one_a_connection(socket.socket.close)
+    with peer(requests) as port:
+        proxy = httpcore.Proxy(f"http://127.0.0.1:{port}/")
+        with DeadlinePool(PATIENCE, PUBLIC_TLS, proxy) as pool:
+            for _ in range(2):
+                assert post(pool, "http://hub.test/") == b"ok"
+    assert requests.seen == [2, 1]
+
+
+def test_a_stale_connection_that_breaks_while_a_long_request_is_sent_is_replaced() -> None:
+    requests = one_a_connection(reset)
+    content = QUESTION + b"x" * 1_000_000
+    with peer(requests) as port, new_pool(seconds=PATIENCE) as pool:
+        assert post(pool, f"http://127.0.0.1:{port}/") == b"ok"
+        assert post(pool, f"http://127.0.0.1:{port}/", content) == b"ok"
+    assert requests.seen == [2, 1]
+
+
+@pytest.mark.parametrize("closes", [socket.socket.close, reset], ids=["closed", "reset"])
+def test_a_new_connection_that_brings_no_answer_is_not_replaced(
+    scheme: str, closes: Answer, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    requests = Requests(lambda *_: closes)
+    with (
+        peer(requests, server_tls if scheme == "https" else None) as port,
+        new_pool(client_tls, seconds=PATIENCE) as pool,
+        pytest.raises(BROKEN),
+    ):
+        post(pool, f"{scheme}://127.0.0.1:{port}/")
+    assert requests.seen == [1]
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 103 Early\r\n\r\n", SUCCESS[:-1], b"no HTTP\r\n\r\n"],
+)
+def test_a_request_is_not_sent_again_once_its_answer_has_begun(
+    scheme: str, start: bytes, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
+    def breaking_off(stream: socket.socket) -> None:
+        stream.sendall(start)
+        stream.close()
+
+    requests = one_a_connection(breaking_off)
+    with (
+        peer(requests, server_tls if scheme == "https" else None) as port,
+        new_pool(client_tls, seconds=PATIENCE) as pool,
+    ):
+        assert post(pool, f"{scheme}://127.0.0.1:{port}/") == b"ok"
+        with pytest.raises(BROKEN):
+            post(pool, f"{scheme}://127.0.0.1:{port}/")
+    assert requests.seen == [2]
+
+
+def test_what_replaces_a_stale_connection_is_not_replaced() -> None:
+    requests = Requests(lambda *at: succeeding if at in ((1, 1), (3, 1)) else socket.socket.close)
+    with peer(requests) as port, new_pool(seconds=PATIENCE) as pool:
+        assert post(pool, f"http://127.0.0.1:{port}/") == b"ok"
+        with pytest.raises(BROKEN):
+            post(pool, f"http://127.0.0.1:{port}/")
+        assert requests.seen == [2, 1]
+        assert post(pool, f"http://127.0.0.1:{port}/") == b"ok"
+
+
+def test_the_request_that_is_sent_again_has_no_more_time(clock: Clock) -> None:
+    def use_up_the_time(event: str, _: object) -> None:
+        if event == "http11.receive_response_headers.failed":
+            clock.ahead = PATIENCE
+
+    requests = one_a_connection(socket.socket.close)
+    with peer(requests) as port, new_pool(seconds=PATIENCE) as pool:
+        url = f"http://127.0.0.1:{port}/"
+        assert post(pool, url) == b"ok"
+        with pytest.raises(httpcore.TimeoutException):
+            pool.request("POST", url, content=QUESTION, extensions={"trace": use_up_the_time})
+        assert clock.ahead == PATIENCE
+    assert requests.seen == [2]

@@ -1,24 +1,29 @@
 """Many senders, one Stage 1 that falters, is down, comes back, or asks for a pause."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import HUB_UNAVAILABLE, RUN_STOPPED, ErrorClass, ItemError, StopReason
-from tasks.hub.gate import CircuitBreaker, Permit, SendGate
+from tasks.hub.answer import UpsertOutcome
+from tasks.hub.breaker import CircuitBreaker, Permit
+from tasks.hub.gate import SendGate
 
-TRANSIENT = ItemError("TIMEOUT", "no answer within 8000 ms", ErrorClass.TRANSIENT)
-PERMANENT = ItemError("NOT_FOUND", "no", ErrorClass.PERMANENT)
+NAME = "ADMIN_TENANTS_UPSERT_URL"
+IN = UpsertOutcome(None, 200, "sync-1", 1.0)
+TRANSIENT = UpsertOutcome(
+    ItemError("TIMEOUT", "no answer within 8000 ms", ErrorClass.TRANSIENT), None, None, 1.0
+)
+PERMANENT = UpsertOutcome(ItemError("NOT_FOUND", "no", ErrorClass.PERMANENT), 404, None, 1.0)
+BUSY = UpsertOutcome(ItemError("SERVER_ERROR", "busy", ErrorClass.TRANSIENT), 503, None, 1.0)
+THROTTLED = UpsertOutcome(ItemError("HTTP_429", "slow", ErrorClass.TRANSIENT), 429, None, 1.0)
 STOPPED = StopReason("somebody stopped it")
 FAILURES = 3
-PROBE = 5.0
-LIMIT = 60.0
-NEVER = float("inf")
 SHORT = 0.05
 LONG = 60.0
 PATIENCE = 30.0
@@ -28,148 +33,23 @@ Admission = Permit | StopReason
 Sends = Callable[[SendGate], "Future[Admission]"]
 
 
-def new_breaker(failures: int = FAILURES) -> CircuitBreaker:
-    return CircuitBreaker(failures=failures, probe_seconds=PROBE, limit_seconds=LIMIT)
-
-
-def trip(breaker: CircuitBreaker, now: float = 0.0) -> None:
-    for _ in range(FAILURES):
-        assert breaker.fail(breaker.permit(), TRANSIENT, now) is None
-    assert breaker.next_permit_at == now + PROBE
-
-
-@given(
-    failures=st.integers(1, 4),
-    outcomes=st.lists(st.sampled_from([None, PERMANENT, TRANSIENT, TRANSIENT, TRANSIENT])),
-)
-def test_only_a_row_that_is_long_enough_trips_the_breaker(
-    failures: int, outcomes: list[ItemError | None]
-) -> None:
-    breaker = new_breaker(failures)
-    gate = SendGate(lambda: None, breaker)
-    row = 0
-    for error in outcomes:
-        gate.report(permit(gate), error)
-        row = row + 1 if error is TRANSIENT else 0
-        assert (breaker.next_permit_at > 0) == (row == failures)
-        if row == failures:
-            return
-
-
-def test_while_a_probe_is_under_way_there_is_no_permit() -> None:
-    breaker = new_breaker()
-    trip(breaker)
-    breaker.permit()
-    assert breaker.next_permit_at == NEVER
-
-
-def test_a_probe_that_fails_is_followed_by_the_next_an_interval_later() -> None:
-    breaker = new_breaker()
-    trip(breaker)
-    for now in (PROBE, 20.0, 30.0):
-        assert breaker.fail(breaker.permit(), TRANSIENT, now) is None
-        assert breaker.next_permit_at == now + PROBE
-
-
-def test_a_probe_without_a_result_makes_room_for_another_at_once() -> None:
-    breaker = new_breaker()
-    trip(breaker)
-    breaker.abandon(breaker.permit())
-    assert breaker.next_permit_at == 0.0
-
-
-def test_a_request_without_a_result_counts_for_nothing() -> None:
-    breaker = new_breaker()
-    before = breaker.permit()
-    breaker.abandon(before)
-    trip(breaker)
-    breaker.permit()
-    breaker.abandon(before)
-    assert breaker.next_permit_at == NEVER
-
-
-def test_a_failure_from_before_it_tripped_is_no_failed_probe() -> None:
-    breaker = new_breaker()
-    before = breaker.permit()
-    trip(breaker)
-    assert breaker.fail(before, TRANSIENT, 1.0) is None
-    assert breaker.next_permit_at == PROBE, "the late failure put the probe off"
-    probe = breaker.permit()
-    assert breaker.fail(before, TRANSIENT, LIMIT) is None
-    assert breaker.next_permit_at == NEVER, "the late failure ended the probe"
-    assert breaker.fail(probe, TRANSIENT, LIMIT) is not None
-
-
-def test_a_failure_from_before_it_recovered_is_not_counted() -> None:
-    breaker = new_breaker()
-    before = breaker.permit()
-    trip(breaker)
-    breaker.succeed(PROBE)
-    for _ in range(FAILURES):
-        assert breaker.fail(before, TRANSIENT, PROBE) is None
-    assert breaker.next_permit_at == 0.0
-    assert not breaker.has_failures
-
-
-def test_a_late_success_shows_too_that_stage_1_is_up() -> None:
-    breaker = new_breaker()
-    trip(breaker)
-    probe = breaker.permit()
-    breaker.succeed(PROBE)
-    assert breaker.next_permit_at == 0.0
-    breaker.fail(probe, TRANSIENT, PROBE)
-    for _ in range(FAILURES - 1):
-        breaker.fail(breaker.permit(), TRANSIENT, PROBE)
-    assert breaker.next_permit_at == 0.0
-
-
-def test_the_first_probe_that_fails_after_the_limit_stops_the_run() -> None:
-    breaker = new_breaker()
-    trip(breaker)
-    assert breaker.fail(breaker.permit(), TRANSIENT, LIMIT - 0.1) is None
-    assert breaker.fail(breaker.permit(), TRANSIENT, LIMIT + 0.2) == StopReason(
-        "HUB_UNAVAILABLE: Stage 1 was down for 60.2 s, "
-        "the last failure TIMEOUT: no answer within 8000 ms",
-        HUB_UNAVAILABLE,
-    )
-
-
-def test_without_a_limit_to_wait_for_the_run_stops_as_it_trips() -> None:
-    breaker = CircuitBreaker(failures=1, probe_seconds=PROBE, limit_seconds=0.0)
-    assert breaker.fail(breaker.permit(), TRANSIENT, 5.0) is not None
-
-
-def test_the_limit_counts_anew_after_each_recovery() -> None:
-    breaker = new_breaker()
-    for began in (0.0, 50.0, 100.0):
-        trip(breaker, began)
-        assert breaker.fail(breaker.permit(), TRANSIENT, began + 40.0) is None
-        breaker.succeed(began + 45.0)
-
-
-def test_an_outage_is_told_when_it_begins_and_when_it_ends(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    breaker = new_breaker()
-    with caplog.at_level(logging.WARNING):
-        trip(breaker)
-        breaker.fail(breaker.permit(), TRANSIENT, PROBE)
-        breaker.succeed(12.34)
-        breaker.succeed(20.0)
-    assert caplog.messages == [
-        "Stage 1 is down (3 transient failures in a row, the last TIMEOUT: "
-        "no answer within 8000 ms): sending waits, and probes every 5 s",
-        "Stage 1 is back after 12.3 s: sending goes on",
-    ]
-
-
 def new_gate(
-    *, probe_seconds: float = LONG, look: Callable[[], StopReason | None] = lambda: None
+    *,
+    failures: int = FAILURES,
+    probe_seconds: float = LONG,
+    limit_seconds: float = 10 * LONG,
+    look: Callable[[], StopReason | None] = lambda: None,
+    tell: Callable[[float | None], None] = lambda _: None,
+    longest_pause_seconds: float = LONG,
 ) -> SendGate:
     breaker = CircuitBreaker(
-        failures=FAILURES, probe_seconds=probe_seconds, limit_seconds=10 * LONG
+        NAME, failures=failures, probe_seconds=probe_seconds, limit_seconds=limit_seconds
     )
-    return SendGate(look, breaker)
+    return SendGate(NAME, look, tell, breaker, longest_pause_seconds=longest_pause_seconds)
+
+
+def pausing(outcome: UpsertOutcome, seconds: float) -> UpsertOutcome:
+    return replace(outcome, retry_after_seconds=seconds)
 
 
 @pytest.fixture
@@ -218,15 +98,33 @@ def all_admitted(senders: list["Future[Admission]"]) -> bool:
     return all(isinstance(sender.result(PATIENCE), Permit) for sender in senders)
 
 
+@given(
+    failures=st.integers(1, 4),
+    outcomes=st.lists(st.sampled_from([IN, PERMANENT, TRANSIENT, TRANSIENT, TRANSIENT])),
+)
+def test_only_a_row_that_is_long_enough_trips_the_breaker(
+    failures: int, outcomes: list[UpsertOutcome]
+) -> None:
+    rates: list[float | None] = []
+    gate = new_gate(failures=failures, tell=rates.append)
+    row = 0
+    for outcome in outcomes:
+        gate.report(permit(gate), outcome)
+        row = row + 1 if outcome is TRANSIENT else 0
+        assert rates == ([0.0] if row == failures else [])
+        if row == failures:
+            return
+
+
 def test_failures_in_a_row_hold_all_senders(sends: Sends) -> None:
     gate = new_gate()
     fail(gate, FAILURES)
     assert are_held([sends(gate) for _ in range(SENDERS)])
 
 
-@pytest.mark.parametrize("answer", [None, PERMANENT], ids=["success", "refusal"])
+@pytest.mark.parametrize("answer", [IN, PERMANENT], ids=["success", "refusal"])
 def test_one_of_those_who_wait_probes_and_an_answer_lets_all_go_on(
-    answer: ItemError | None, sends: Sends
+    answer: UpsertOutcome, sends: Sends
 ) -> None:
     gate = new_gate(probe_seconds=SHORT)
     fail(gate, FAILURES)
@@ -260,13 +158,12 @@ def test_a_late_success_lets_all_who_wait_go_on(sends: Sends) -> None:
     fail(gate, FAILURES)
     waiting = [sends(gate) for _ in range(SENDERS)]
     assert are_held(waiting)
-    gate.report(in_flight, None)
+    gate.report(in_flight, IN)
     assert all_admitted(waiting)
 
 
-def test_a_probe_that_fails_after_the_limit_stops_the_run() -> None:
-    breaker = CircuitBreaker(failures=FAILURES, probe_seconds=SHORT, limit_seconds=SHORT)
-    gate = SendGate(lambda: None, breaker)
+def test_a_probe_that_fails_after_the_limit_closes_the_endpoint() -> None:
+    gate = new_gate(probe_seconds=SHORT, limit_seconds=SHORT)
     fail(gate, FAILURES)
     reason = gate.report(permit(gate), TRANSIENT)
     assert reason is not None
@@ -294,7 +191,7 @@ def test_what_another_process_closes_is_noticed_while_waiting(
     reasons: list[StopReason] = []
     gate = new_gate(look=lambda: reasons[0] if reasons else None)
     if held_by == "pause":
-        gate.hold(LONG)
+        gate.report(permit(gate), pausing(TRANSIENT, LONG))
     else:
         fail(gate, FAILURES)
     waiting = [sends(gate) for _ in range(SENDERS)]
@@ -305,20 +202,88 @@ def test_what_another_process_closes_is_noticed_while_waiting(
 
 def test_a_pause_holds_all_senders_and_the_longest_counts() -> None:
     gate = new_gate()
+    first, second = permit(gate), permit(gate)
     ends_at = time.monotonic() + 3 * SHORT
-    gate.hold(3 * SHORT)
-    gate.hold(SHORT)
+    gate.report(first, pausing(TRANSIENT, 3 * SHORT))
+    gate.report(second, pausing(TRANSIENT, SHORT))
 
     def admitted_at(_: int) -> float:
         permit(gate)
         return time.monotonic()
 
-    with ThreadPoolExecutor(SENDERS) as pool:
-        assert min(pool.map(admitted_at, range(SENDERS))) >= ends_at
+    with ThreadPoolExecutor(2) as pool:
+        assert min(pool.map(admitted_at, range(2))) >= ends_at
+
+
+def test_a_pause_is_kept_up_to_the_limit() -> None:
+    gate = new_gate(longest_pause_seconds=SHORT)
+    gate.report(permit(gate), pausing(TRANSIENT, 1000 * LONG))
+    assert permit(gate)
 
 
 def test_a_pause_holds_a_probe_too(sends: Sends) -> None:
     gate = new_gate(probe_seconds=SHORT)
-    fail(gate, FAILURES)
-    gate.hold(LONG)
+    fail(gate, FAILURES - 1)
+    gate.report(permit(gate), pausing(TRANSIENT, LONG))
     assert are_held([sends(gate)])
+
+
+@pytest.mark.parametrize("outcome", [BUSY, THROTTLED, pausing(TRANSIENT, 0.0)])
+def test_an_endpoint_that_throttles_gets_requests_apart(
+    outcome: UpsertOutcome, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.hub.pace.LEAST_RATE", 1 / LONG)
+    gate = new_gate()
+    gate.report(permit(gate), outcome)
+    assert are_held([sends(gate) for _ in range(SENDERS)])
+
+
+def test_what_was_under_way_when_the_rate_was_cut_does_not_cut_it_again_nor_trip_the_breaker(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rates: list[float | None] = []
+    gate = new_gate(tell=rates.append)
+    under_way = [permit(gate) for _ in range(5 * FAILURES)]
+    for each in under_way:
+        assert gate.report(each, THROTTLED) is None
+    assert rates == [pytest.approx(1.0, rel=0.3)]
+    assert caplog.messages == [
+        f"{NAME} throttles (HTTP_429: slow): requests go as fast as it takes them"
+    ]
+
+
+def test_an_endpoint_that_only_throttles_is_down_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tasks.hub.pace.LEAST_RATE", 100.0)
+    rates: list[float | None] = []
+    gate = new_gate(probe_seconds=SHORT, limit_seconds=SHORT, tell=rates.append)
+    reason = None
+    while reason is None:
+        reason = gate.report(permit(gate), THROTTLED)
+    assert reason.code == HUB_UNAVAILABLE
+    assert rates[-1] == 0.0, "it does not say that it waits"
+
+
+def test_it_tells_when_it_waits_and_when_nothing_is_held_any_more() -> None:
+    rates: list[float | None] = []
+    gate = new_gate(probe_seconds=SHORT, tell=rates.append)
+    fail(gate, FAILURES)
+    assert rates == [0.0]
+    gate.report(permit(gate), IN)
+    assert rates == [0.0, None]
+
+
+def test_an_endpoint_that_is_back_is_held_no_longer_than_one_that_is_new(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tasks.hub.pace._DOUBLING_SECONDS", SHORT / 10)
+    rates: list[float | None] = []
+    gate = new_gate(probe_seconds=SHORT, tell=rates.append)
+    for _ in range(FAILURES):
+        gate.report(permit(gate), BUSY)
+    gate.report(permit(gate), IN)
+    began = time.monotonic()
+    while rates[-1] is not None:
+        gate.report(permit(gate), IN)
+        assert time.monotonic() - began < PATIENCE

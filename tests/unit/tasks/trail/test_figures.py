@@ -72,7 +72,21 @@ def test_runs_are_counted_by_status_dry_ones_too(
     }
 
 
-@pytest.mark.parametrize("method", ["by_entity_type", "runs_by_status"])
+def test_what_running_stages_are_held_to_and_the_slowest_counts(
+    figures: Figures, sync_runs: Collection[Document]
+) -> None:
+    running = {"status": "running"}
+    paced = {"entity_type": "tenant", "pace": 18.5, **running}
+    waiting = {"entity_type": "client", "pace": 0.0, **running}
+    free = {"entity_type": "domain", "pace": None, **running}
+    add_run(sync_runs, paced, waiting, free, **running)
+    add_run(sync_runs, {**paced, "pace": 20.0}, **running)
+    add_run(sync_runs, {**paced, "pace": 1.0}, status="crashed")
+    add_run(sync_runs, {**paced, "pace": 2.0, "status": "success"}, **running)
+    assert figures.paces() == {"tenant": 18.5, "client": 0.0}
+
+
+@pytest.mark.parametrize("method", ["by_entity_type", "runs_by_status", "paces"])
 def test_figures_do_not_wait_for_a_mongodb_that_is_away(method: str) -> None:
     with (
         MongoClient[Document](

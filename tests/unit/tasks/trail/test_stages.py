@@ -142,8 +142,10 @@ def test_one_stage_begins_is_told_how_many_items_it_has_and_ends(
     stages.begin(run_id, "client", HUB, at(1))
     stages.expect(run_id, "client", 7)
     client |= {"status": "running", "started_at": at(1), "finished_at": None, "total": 7}
-    client["hub"] = HUB
+    client |= {"hub": HUB, "pace": None, "stopped_because": None}
     assert of_document() == [tenant, client]
+    stages.note_pace(run_id, "client", 18.5)
+    assert of_document()[1]["pace"] == 18.5
     stages.end(run_id, "client", PARTIAL, StageTotals(total=9, success=5, failed=4), at(4))
     client |= {"status": "partial", "finished_at": at(4), "total": 9, "success": 5, "failed": 4}
     assert of_document() == [tenant, client]
@@ -163,4 +165,4 @@ def test_requests_that_can_not_be_counted_are_told_and_fail_nothing(
         stages.count_requests(run_id, "tenant", RequestTimes.of([]))
         assert caplog.messages == []
         stages.count_requests(run_id, "tenant", RequestTimes.of([1, 2]))
-    assert caplog.messages == ["2 requests are missing in the metrics: ServerSelectionTimeoutError"]
+    assert caplog.messages == ["A measure is missing in the metrics: ServerSelectionTimeoutError"]

@@ -10,9 +10,9 @@ from tasks.errors import HUB_UNAVAILABLE, RUN_CANCELLED, StopReason
 from tasks.mongo import MongoRetry
 from tasks.trail.fields import RunId
 from tasks.trail.runs import RunAttempt, Runs
-from tasks.trail.stages import RunStatus
+from tasks.trail.stages import RunStatus, Stages
 from tasks.trail.stops import Stops
-from tests.trail_documents import at
+from tests.trail_documents import HUB, at
 
 
 @pytest.fixture
@@ -31,6 +31,24 @@ def test_the_first_reason_stays_until_the_run_runs_again(
     assert stops.reason(attempt) == down
     runs.mirror(run_id, RunStatus.RUNNING, "", at(0))
     assert stops.reason(attempt) is None
+
+
+def test_a_stage_is_stopped_until_it_begins_anew(
+    runs: Runs, stops: Stops, stages: Stages, run_id: RunId
+) -> None:
+    attempt = runs.begin_attempt(run_id)
+    stages.begin(run_id, "tenant", HUB, at(0))
+    down = StopReason("its endpoint is down", HUB_UNAVAILABLE)
+    stops.stop_stage(run_id, "tenant", down)
+    stops.stop_stage(run_id, "tenant", StopReason("a later reason"))
+    assert stops.reason(attempt, "tenant") == down
+    assert stops.reason(attempt, "client") is stops.reason(attempt) is None
+    whole = StopReason("somebody stopped it")
+    stops.stop(run_id, whole)
+    assert stops.reason(attempt, "tenant") == whole
+    runs.mirror(run_id, RunStatus.RUNNING, "", at(1))
+    stages.begin(run_id, "tenant", HUB, at(1))
+    assert stops.reason(attempt, "tenant") is None
 
 
 def test_an_attempt_that_another_follows_sends_nothing_more(
