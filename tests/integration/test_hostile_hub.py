@@ -186,6 +186,14 @@ def test_an_answer_that_breaks_off_anywhere_is_asked_for_again(world: World) -> 
     assert {run.step(f"cut at {cut}")["attempts"] for cut in cuts} == {2}
 
 
+def test_a_server_that_closes_each_connection_costs_no_attempt(world: World) -> None:
+    keys = world.add_tenants(300)
+    world.hub.misbehave({"close": True})
+    run = world.sync(entities=["tenant"])
+    assert run.document["totals"]["success"] == len(keys)
+    assert {step["attempts"] for step in run.steps} == {1}
+
+
 def test_a_redirect_is_not_followed(world: World) -> None:
     with socket.create_server(("127.0.0.2", 0)) as elsewhere:
         location = b"Location: http://127.0.0.2:%d/" % elsewhere.getsockname()[1]
