@@ -13,11 +13,11 @@ LEAST_RATE: Final = 1.0
 """Requests a second that always go."""
 _DOUBLING_SECONDS: Final = 0.5
 """In slow start, the time in which the rate doubles."""
-_TARGET: Final = 0.97
+_TARGET: Final = 0.95
 """Where the rate climbs back to, as a share of that which was too fast."""
-_CUT: Final = 0.2
+_CUT: Final = 0.15
 """By how much of that it is cut before."""
-_RECOVERY_SECONDS: Final = 10.0
+_RECOVERY_SECONDS: Final = 15.0
 """How long it takes to climb back."""
 _FREE_RATE: Final = 2_000.0
 """Requests a second that no process reaches: from here on nothing is held."""
