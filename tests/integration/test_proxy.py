@@ -98,7 +98,8 @@ def test_an_https_hub_is_reached_by_a_tunnel(proxy: Proxy, monkeypatch: pytest.M
     error = send().error
     assert proxy.asked_for == ["hub.invalid:443"]
     assert error is not None
-    assert (error.code, error.message) == ("CONNECTION_ERROR", "407 Say who you are")
+    assert error.code == "CONNECTION_ERROR"
+    assert error.message == "407 Say who you are (https://hub.invalid/upsert, by a proxy)"
 
 
 @pytest.mark.parametrize(
