@@ -44,6 +44,7 @@ class UpsertOutcome:
 
     `http_status` is None where no response came. `retry_after_seconds` is what Stage 1 asked for.
     `is_refusal` tells that Stage 1 itself said no for good: it surely has not taken the item.
+    `was_resent` tells that the request went twice, because its first connection was stale.
     """
 
     error: ItemError | None
@@ -52,6 +53,7 @@ class UpsertOutcome:
     duration_ms: float
     retry_after_seconds: float | None = None
     is_refusal: bool = False
+    was_resent: bool = False
 
     @property
     def is_transient(self) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from tasks.entities import ENTITY_TYPES, EntityType
 from tasks.errors import CLASS_BY_CODE, CONNECTION_ERROR, TIMEOUT, ItemError
 from tasks.hub.answer import Answer, UpsertOutcome, answer_from, outcome_of
 from tasks.hub.connection_fault import fault_of
-from tasks.hub.deadline import DeadlinePool
+from tasks.hub.deadline import RESENT, DeadlinePool
 from tasks.hub.endpoint import Endpoint, endpoint_of, proxy_at
 from tasks.hub.redaction import cleaned, spellings_of
 from tasks.settings import Settings
@@ -66,7 +67,7 @@ class HubAdminClient:
         endpoint = self._endpoints[entity_type.name]
         started = time.perf_counter()
         try:
-            answer = self._post(endpoint, content)
+            answer, was_resent = self._post(endpoint, content)
         except httpcore.TimeoutException:
             limit = f"no answer within {self._timeout_ms} ms"
             return self._no_answer(TIMEOUT, limit, started)
@@ -74,7 +75,8 @@ class HubAdminClient:
             fault = fault_of(error, endpoint, has_answered=entity_type.name in self._answered)
             return self._no_answer(CONNECTION_ERROR, fault, started)
         self._answered.add(entity_type.name)
-        return outcome_of(answer, _milliseconds_since(started), self._secrets)
+        outcome = outcome_of(answer, _milliseconds_since(started), self._secrets)
+        return replace(outcome, was_resent=True) if was_resent else outcome
 
     def close(self) -> None:
         """Close the connections that no request uses."""
@@ -89,12 +91,14 @@ class HubAdminClient:
         # Loading the certificate authorities takes 30 ms; a context without them trusts nobody.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-    def _post(self, endpoint: Endpoint, content: bytes) -> Answer:
+    def _post(self, endpoint: Endpoint, content: bytes) -> tuple[Answer, bool]:
+        """Return the answer, and whether the request was sent again for it."""
         with (
             self._pool(endpoint.proxy) as pool,
             pool.stream("POST", endpoint.url, headers=endpoint.headers, content=content) as answer,
         ):
-            return answer_from(answer.status, answer.headers, answer.iter_stream())
+            parts = answer.iter_stream()
+            return answer_from(answer.status, answer.headers, parts), RESENT in answer.extensions
 
     @contextmanager
     def _pool(self, proxy: str | None) -> Iterator[DeadlinePool]:

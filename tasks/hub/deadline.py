@@ -11,6 +11,8 @@ from typing import Any, Final
 import httpcore
 
 _KEEPALIVE_SECONDS: Final = 5.0
+RESENT: Final = "resent"
+"""Extension of a response whose request was sent twice."""
 _WRITE_BYTES: Final = 4096
 """A socket takes so little in one go; more could need several waits."""
 
@@ -59,6 +61,7 @@ class DeadlinePool(httpcore.ConnectionPool):
                 raise
             # httpcore has dropped that connection, so this one is new.
             response = super().handle_request(request)
+            response.extensions[RESENT] = True
         _refuse_unasked(response)
         return response
 

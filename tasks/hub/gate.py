@@ -91,7 +91,8 @@ class SendGate:
             is_news = self._breaker.counts(permit)
             reason = self._breaker.fail(permit, outcome.error, now)
             if outcome.is_throttled:
-                self._slow_down(outcome, now, is_news=is_news)
+                # A request that was sent again at once did not wait for its turn.
+                self._slow_down(outcome, now, is_news=is_news and not outcome.was_resent)
         self._tell_news()
         return reason
 

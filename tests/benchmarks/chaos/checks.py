@@ -27,13 +27,17 @@ AT_ITS_END: Final = frozenset({"success", "partial"})
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that a round leaves; `states` are Prefect's, by flow run."""
+    """Everything that a round leaves.
+
+    `states` are Prefect's, by flow run. `most_lost` is how many records its events may lose.
+    """
 
     items: Items
     ledger: Ledger
     runs: Sequence[Document]
     steps: Sequence[Document]
     states: Mapping[str, PrefectState]
+    most_lost: int = 0
 
     def steps_of(self, run: Document) -> list[Document]:
         return [step for step in self.steps if step["run_id"] == run["_id"]]
@@ -49,12 +53,20 @@ def has_ended(run: Document | None, state: PrefectState) -> bool:
     return run is not None and state.is_final and run["status"] == _status_of(state)
 
 
+def listed(problem: str, items: Iterable[ItemKey]) -> Iterator[str]:
+    """Yield how many items have a problem, with examples; nothing where there are none."""
+    found = sorted(map(str, items))
+    if found:
+        examples = ", ".join(found[:_SHOWN])
+        yield f"{len(found)} items {problem}, such as {examples}"
+
+
 def _items_are_in(evidence: Evidence) -> Iterator[str]:
     held, expected = evidence.ledger.items, evidence.items.valid
-    yield from _listed("are not in", [item for item in expected if item not in held])
+    yield from listed("are not in", [item for item in expected if item not in held])
     other = [item for item in expected if item in held and held[item] != expected[item]]
-    yield from _listed("are in at another version or with another body", other)
-    yield from _listed("are in and should not be", [item for item in held if item not in expected])
+    yield from listed("are in at another version or with another body", other)
+    yield from listed("are in and should not be", [item for item in held if item not in expected])
 
 
 def _one_step_an_item(evidence: Evidence) -> Iterator[str]:
@@ -62,8 +74,8 @@ def _one_step_an_item(evidence: Evidence) -> Iterator[str]:
     for run in evidence.runs:
         steps = Counter(_item_of(step) for step in evidence.steps_of(run))
         repeated = [item for item, count in steps.items() if count > 1]
-        yield from _listed(f"have more than one step in {_named(run)}", repeated)
-        yield from _listed(f"have a step in {_named(run)} and are unknown", steps.keys() - known)
+        yield from listed(f"have more than one step in {_named(run)}", repeated)
+        yield from listed(f"have a step in {_named(run)} and are unknown", steps.keys() - known)
         unchanged = sum(stage["unchanged"] for stage in run["stages"])
         dealt_with = steps.total() + unchanged
         if run["status"] in AT_ITS_END and dealt_with != evidence.items.count:
@@ -76,7 +88,7 @@ def _one_step_an_item(evidence: Evidence) -> Iterator[str]:
 def _valid_items_are_recorded_as_in(evidence: Evidence) -> Iterator[str]:
     recorded = {_item_of(step) for step in evidence.steps if step["ok"]}
     missing = [item for item in evidence.items.valid if item not in recorded]
-    yield from _listed("have no successful step in any run", missing)
+    yield from listed("have no successful step in any run", missing)
 
 
 def _totals_equal_steps(evidence: Evidence) -> Iterator[str]:
@@ -120,6 +132,15 @@ def _little_is_sent_again(evidence: Evidence) -> Iterator[str]:
         yield f"{resent} items were sent again though Stage 1 had confirmed them"
 
 
+def _every_request_is_an_attempt(evidence: Evidence) -> Iterator[str]:
+    recorded: Counter[ItemKey] = Counter()
+    for step in evidence.steps:
+        recorded[_item_of(step)] += step["attempts"]
+    unknown = evidence.ledger.fewest_attempts - recorded
+    if unknown.total() > evidence.most_lost:
+        yield from listed("had more requests than attempts on record", unknown)
+
+
 _CHECKS: Final[Sequence[Callable[[Evidence], Iterator[str]]]] = (
     _items_are_in,
     _one_step_an_item,
@@ -129,6 +150,7 @@ _CHECKS: Final[Sequence[Callable[[Evidence], Iterator[str]]]] = (
     _no_stage_runs_in_an_ended_run,
     _one_body_a_request_id,
     _little_is_sent_again,
+    _every_request_is_an_attempt,
 )
 
 
@@ -159,10 +181,3 @@ def _item_of(step: Document) -> ItemKey:
 
 def _named(run: Document) -> str:
     return f"run {run['_id']} ({run['mode']}, {run['status']})"
-
-
-def _listed(problem: str, items: Iterable[ItemKey]) -> Iterator[str]:
-    found = sorted(map(str, items))
-    if found:
-        examples = ", ".join(found[:_SHOWN])
-        yield f"{len(found)} items {problem}, such as {examples}"

@@ -12,7 +12,7 @@ from tests.benchmarks.chaos.parts import Parts
 
 
 class Event(StrEnum):
-    """A kind of event."""
+    """A kind of event; the last two stand for a whole run (`standing.py`)."""
 
     FLOW_RUN_KILLED = "flow-run-killed"
     WORKER_KILLED = "worker-killed"
@@ -23,6 +23,8 @@ class Event(StrEnum):
     HUB_STALLED = "hub-stalled"
     PREFECT_STALLED = "prefect-stalled"
     MONGOD_STALLED = "mongod-stalled"
+    LIMITER = "limiter"
+    ENDPOINT_DOWN = "endpoint-down"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class ScheduledEvent:
                 parts.prefect.stall(self.seconds)
             case Event.MONGOD_STALLED:
                 parts.mongodb.stall(self.seconds)
+            case Event.LIMITER | Event.ENDPOINT_DOWN:
+                raise ValueError(f"{self.event} has no moment")
 
 
 def _kill(processes: Iterable[psutil.Process]) -> None:
@@ -80,3 +84,7 @@ SECONDS: Final[Mapping[Event, float]] = {
     Event.MONGOD_STALLED: 3.0,
 }
 """Duration of each event in the long form."""
+LOSING_RECORDS: Final = frozenset(
+    {Event.FLOW_RUN_KILLED, Event.WORKER_KILLED, Event.MACHINE_LOST, Event.MONGOD_KILLED}
+)
+"""Events that may keep records of the sync from MongoDB."""

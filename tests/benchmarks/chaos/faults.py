@@ -1,19 +1,17 @@
 """The faults of Stage 1 in a round: seed, request id and attempt decide them, so they repeat."""
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from random import Random
 from typing import Final
 
 from scripts.local.hub import Fault
-from scripts.local.hub.request_log import SeenRequest
 from tasks.errors import TEMPORARY_UNAVAILABLE
 
 FAULTY_SHARE: Final = 0.1
 """Share of all attempts that go wrong."""
-NO_FAULT: Final = "none"
+THROTTLED_SHARE: Final = 0.001
+"""Share that is throttled, as a part of these: more would be a limiter, and slow the sync down."""
 _SLOWEST: Final = (0.8, 1.2)
 """Shortest and longest time of a slow answer, in client timeouts."""
 
@@ -31,7 +29,9 @@ class FaultKind(StrEnum):
     SLOW = auto()
 
 
-_AT_ANY_ATTEMPT: Final = [kind for kind in FaultKind if kind is not FaultKind.GARBAGE]
+_THROTTLING: Final = (FaultKind.UNAVAILABLE, FaultKind.TOO_MANY_REQUESTS)
+_AT_FIRST: Final = [kind for kind in FaultKind if kind not in _THROTTLING]
+_LATER: Final = [kind for kind in _AT_FIRST if kind is not FaultKind.GARBAGE]
 """Garbage fails an item for good: at every attempt, three runs would not be enough."""
 _FAULTS: Final = {
     FaultKind.SERVER_ERROR: Fault(status=500, body={}),
@@ -66,15 +66,13 @@ class FaultPlan:
     def fault(self, request_id: str | None, attempt: int) -> PlannedFault | None:
         """Return the fault of an attempt, counted from 1 for each request id; None for most."""
         dice = Random(f"{self.seed}|{request_id}|{attempt}")
-        if dice.random() >= FAULTY_SHARE:
+        luck = dice.random()
+        if luck < THROTTLED_SHARE:
+            return PlannedFault(dice.choice(_THROTTLING))
+        if luck >= FAULTY_SHARE:
             return None
-        kind = dice.choice(_AT_ANY_ATTEMPT if attempt > 1 else list(FaultKind))
+        kind = dice.choice(_LATER if attempt > 1 else _AT_FIRST)
         if kind is not FaultKind.SLOW:
             return PlannedFault(kind)
         seconds = dice.uniform(*_SLOWEST) * self.timeout_seconds
         return PlannedFault(kind, round(1_000 * seconds))
-
-    def counts(self, requests: Iterable[SeenRequest]) -> dict[str, int]:
-        """Return how many of the requests had a fault of each kind, or none."""
-        faults = (self.fault(seen.request_id, seen.attempt) for seen in requests)
-        return dict(Counter(fault.kind if fault else NO_FAULT for fault in faults))

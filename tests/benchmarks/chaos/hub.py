@@ -2,12 +2,14 @@
 
 import threading
 import time
+from collections import Counter
 from typing import Final
 
 from pydantic import SecretStr
 from pymongo.database import Database
 
 from scripts.local.hub import Fault, LocalHub
+from scripts.local.hub.active_faults import NO_FAULTS, ActiveFaults, FaultSource
 from scripts.local.hub.request_log import SeenRequest
 from tasks.entities import ENTITY_TYPES
 from tests.benchmarks.chaos.faults import FaultPlan
@@ -15,6 +17,8 @@ from tests.benchmarks.chaos.ledger import Accepted, ItemKey, Ledger
 from tests.benchmarks.workload import Document
 
 TOKEN: Final = "chaos-token-b85e"
+NO_FAULT: Final = "none"
+STANDING: Final = "standing"
 
 
 class ChaosHub(LocalHub):
@@ -25,17 +29,29 @@ class ChaosHub(LocalHub):
         self._database = database
         self._is_awake = threading.Event()
         self._is_awake.set()
+        self._standing: FaultSource = NO_FAULTS
+        self._kinds: list[str] = []
 
-    def begin(self, plan: FaultPlan) -> None:
-        """Forget everything and take another plan."""
+    def begin(self, plan: FaultPlan, *standing: Fault) -> None:
+        """Forget everything and take another plan; standing faults come before it."""
         self.reset()
+        self._standing = ActiveFaults(standing)
+        self._kinds = []
 
-        def planned(seen: SeenRequest) -> Fault | None:
+        def decided(seen: SeenRequest) -> Fault | None:
             self._is_awake.wait()
-            fault = plan.fault(seen.request_id, seen.attempt)
-            return fault.as_fault() if fault else None
+            if standing := self._standing(seen):
+                self._kinds.append(STANDING)
+                return standing
+            planned = plan.fault(seen.request_id, seen.attempt)
+            self._kinds.append(planned.kind if planned else NO_FAULT)
+            return planned.as_fault() if planned else None
 
-        self.faults = planned
+        self.faults = decided
+
+    def mend(self) -> None:
+        """Let the standing faults stand no longer."""
+        self._standing = NO_FAULTS
 
     def go_down(self, seconds: float) -> None:
         """Refuse connections for that long, and cut those that are open; nothing is forgotten."""
@@ -51,6 +67,10 @@ class ChaosHub(LocalHub):
 
     def has_seen(self, requests: int) -> bool:
         return self.log.stats()["requests"] >= requests
+
+    def fault_counts(self) -> dict[str, int]:
+        """Return how many requests had a fault of each kind, a standing one, or none."""
+        return dict(Counter(self._kinds))
 
     def ledger(self) -> Ledger:
         items = {

@@ -1,15 +1,18 @@
 """The requests that Stage 1 has had in a round, and the items that it holds at its end."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from math import inf
-from typing import Final
+from typing import Final, Self
 
 from scripts.local.hub.request_log import SeenRequest
 from tests.benchmarks.workload import Document
 
 _CONFIRMING: Final = frozenset({"stored", "repeated"})
+_CUT: Final = "dropped"
+_THROTTLED: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,11 @@ class ItemKey:
 
     entity_type: str
     natural_key: str
+
+    @classmethod
+    def of(cls, seen: SeenRequest) -> Self:
+        """Return the item that a request was for."""
+        return cls(seen.entity_type, seen.key or "")
 
     def __str__(self) -> str:
         return f"{self.entity_type} {self.natural_key}"
@@ -57,3 +65,27 @@ class Ledger:
         return sum(
             seen.received_at > confirmed_at.get(seen.request_id, inf) for seen in self.requests
         )
+
+    @property
+    def throttled(self) -> int:
+        """Number of requests that came too early for Stage 1."""
+        return sum(seen.status in _THROTTLED for seen in self.requests)
+
+    @property
+    def fewest_attempts(self) -> Counter[ItemKey]:
+        """The least number of attempts in which the requests for each item may have come.
+
+        An attempt is one request, or two where the connection of the first is cut: to the client
+        it may be one that was closed before, and then it sends once more on a new one.
+        """
+        attempts: Counter[ItemKey] = Counter()
+        cut: set[ItemKey] = set()
+        for seen in self.requests:
+            item = ItemKey.of(seen)
+            if item in cut:
+                cut.remove(item)
+                continue
+            attempts[item] += 1
+            if seen.outcome == _CUT:
+                cut.add(item)
+        return attempts

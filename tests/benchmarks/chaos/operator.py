@@ -1,5 +1,6 @@
 """An operator of the syncs: starts one, retries one, reads its state."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,10 +40,14 @@ class Operator:
     def close(self) -> None:
         self._api.close()
 
-    def start(self, deployment: str) -> str:
-        """Start a run of `admin-sync/<deployment>`; returns the id of its flow run."""
+    def start(self, deployment: str, settings: Mapping[str, str]) -> str:
+        """Start a run of `admin-sync/<deployment>`; returns the id of its flow run.
+
+        `settings` are more variables for its process.
+        """
         found = self._get(f"/deployments/name/admin-sync/{deployment}")
-        flow_run = self._post(f"/deployments/{found['id']}/create_flow_run", {})
+        more = {"job_variables": {"env": dict(settings)}}
+        flow_run = self._post(f"/deployments/{found['id']}/create_flow_run", more)
         return str(flow_run["id"])
 
     def retry(self, flow_run_id: str) -> None:
@@ -50,8 +55,13 @@ class Operator:
         run_in_repository(self._environment, "prefect", "flow-run", "retry", flow_run_id)
 
     def state(self, flow_run_id: str) -> PrefectState:
-        state = self._get(f"/flow_runs/{flow_run_id}")["state"]
-        return PrefectState(state["type"], state["name"], state["message"] or "")
+        return _state_of(self._get(f"/flow_runs/{flow_run_id}"))
+
+    def stages(self, flow_run_id: str) -> dict[str, PrefectState]:
+        """Return the states of a run's stages by entity type."""
+        of_run = {"flow_runs": {"parent_flow_run_id": {"any_": [flow_run_id]}}}
+        found = self._post("/flow_runs/filter", of_run)
+        return {flow_run["name"]: _state_of(flow_run) for flow_run in found}
 
     def give_up(self, flow_run_id: str) -> None:
         """Set a run whose process is gone to Crashed."""
@@ -69,3 +79,8 @@ class Operator:
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         return self._api.post(path, json=body).raise_for_status().json()
+
+
+def _state_of(flow_run: Mapping[str, Any]) -> PrefectState:
+    state = flow_run["state"]
+    return PrefectState(state["type"], state["name"], state["message"] or "")

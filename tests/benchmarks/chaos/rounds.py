@@ -11,11 +11,19 @@ from typing import Final, Self
 import httpx
 import psutil  # type: ignore[import-untyped]
 
-from tests.benchmarks.chaos.checks import AT_ITS_END, Evidence, has_ended, violations
-from tests.benchmarks.chaos.events import SECONDS, Event, ScheduledEvent
+from tests.benchmarks.chaos.checks import (
+    AT_ITS_END,
+    MOST_SENT_AGAIN,
+    Evidence,
+    has_ended,
+    violations,
+)
+from tests.benchmarks.chaos.events import LOSING_RECORDS, SECONDS, Event, ScheduledEvent
 from tests.benchmarks.chaos.faults import FaultPlan
 from tests.benchmarks.chaos.operator import Operator
 from tests.benchmarks.chaos.parts import TIMEOUT_SECONDS, Parts
+from tests.benchmarks.chaos.standing import EndpointDown, Limiter, Standing, drawn_standing
+from tests.benchmarks.chaos.standing_checks import few_are_throttled, goes_on_without
 from tests.benchmarks.chaos.workload import Items, insert_items
 from tests.benchmarks.workload import Document
 
@@ -37,12 +45,16 @@ class FollowUp(StrEnum):
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """The course of a round: faults decided by the seed, events in order, then the follow-up."""
+    """The course of a round: faults decided by the seed, events in order, then the follow-up.
+
+    A standing fault is there from the first request on.
+    """
 
     seed: int
     items: int
     schedule: tuple[ScheduledEvent, ...]
     follow_up: FollowUp
+    standing: Standing | None = None
 
     @classmethod
     def drawn(cls, seed: int, event: Event, items: int) -> Self:
@@ -50,13 +62,27 @@ class RoundPlan:
 
         The same seed and event make the same plan.
         """
-        at_request = round(Random(seed).uniform(0.05, 0.95) * items)
         follow_up = FollowUp.RESUME if seed % 2 else FollowUp.NEXT_RUN
+        if standing := drawn_standing(event, seed):
+            return cls(seed, standing.most_items(items), (), follow_up, standing)
+        at_request = round(Random(seed).uniform(0.05, 0.95) * items)
         return cls(seed, items, (ScheduledEvent(event, at_request, SECONDS[event]),), follow_up)
 
+    @property
+    def events(self) -> set[Event]:
+        scheduled = {scheduled.event for scheduled in self.schedule}
+        return scheduled | {self.standing.event} if self.standing else scheduled
+
+    @property
+    def most_lost(self) -> int:
+        """Number of records that the events may lose: none where nothing is killed."""
+        return MOST_SENT_AGAIN if self.events & LOSING_RECORDS else 0
+
     def __str__(self) -> str:
-        schedule = ", ".join(f"{s.event} after {s.at_request} requests" for s in self.schedule)
-        return f"seed {self.seed}: {schedule}, then {self.follow_up}"
+        events = [f"{s.event} after {s.at_request} requests" for s in self.schedule]
+        if self.standing:
+            events.insert(0, str(self.standing))
+        return f"seed {self.seed}: {', '.join(events)}, then {self.follow_up}"
 
 
 @dataclass(frozen=True)
@@ -64,8 +90,8 @@ class RoundResult:
     """The result of a round.
 
     `faults` counts requests by their fault. `resent` requests came although Stage 1 had confirmed
-    the item. `end_seconds` is the time from the last event until the first run had ended, None
-    where it never did.
+    the item. `end_seconds` is the time from the last event, or the start where there was none,
+    until the first run had ended, None where it never did.
     """
 
     plan: RoundPlan
@@ -77,30 +103,26 @@ class RoundResult:
     end_seconds: float | None
     seconds: float
 
-    @property
-    def events(self) -> set[Event]:
-        return {scheduled.event for scheduled in self.plan.schedule}
-
 
 def run_round(parts: Parts, plan: RoundPlan) -> RoundResult:
     """Run a round on parts that are all up; at its end they are up and idle again."""
     started = time.monotonic()
     parts.database.client.drop_database(parts.database)
     items = insert_items(parts.database, plan.items, plan.seed)
-    faults = FaultPlan(plan.seed, TIMEOUT_SECONDS)
-    parts.hub.begin(faults)
-    execution = _Execution(parts, items)
+    standing = [plan.standing.fault] if plan.standing else []
+    parts.hub.begin(FaultPlan(plan.seed, TIMEOUT_SECONDS), *standing)
+    execution = _Execution(parts, plan, items)
     try:
-        execution.run(plan)
+        execution.run()
         evidence = execution.evidence()
     finally:
         execution.clean_up()
     ledger = evidence.ledger
     return RoundResult(
         plan,
-        (*execution.violations, *violations(evidence)),
+        (*execution.violations, *violations(evidence), *_of_limiter(plan, evidence)),
         len(ledger.requests),
-        faults.counts(ledger.requests),
+        parts.hub.fault_counts(),
         ledger.resent,
         execution.follow_ups,
         execution.end_seconds,
@@ -113,6 +135,7 @@ class _Execution:
     """A round in progress."""
 
     parts: Parts
+    plan: RoundPlan
     items: Items
     flow_runs: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
@@ -123,18 +146,20 @@ class _Execution:
         self._operator = Operator(self.parts)
         self._database = self.parts.database
 
-    def run(self, plan: RoundPlan) -> None:
+    def run(self) -> None:
         first = self._start("full")
-        for scheduled in plan.schedule:
+        for scheduled in self.plan.schedule:
             self._carry_out(scheduled, first)
         last_event_at = time.monotonic()
-        if plan.follow_up is FollowUp.NEXT_RUN:
+        if self.plan.standing:
+            self._await_end(first, last_event_at)
+        if isinstance(self.plan.standing, EndpointDown):
+            self._bring_back(self.plan.standing, first)
+        if self.plan.follow_up is FollowUp.NEXT_RUN:
             self._start_next()
-        if self._has_ended(first):
-            self.end_seconds = time.monotonic() - last_event_at
-        elif plan.follow_up is FollowUp.RESUME:
-            return
-        self._follow_up(plan.follow_up)
+        self._await_end(first, last_event_at)
+        if self.end_seconds is not None or self.plan.follow_up is FollowUp.NEXT_RUN:
+            self._follow_up()
 
     def evidence(self) -> Evidence:
         return Evidence(
@@ -143,6 +168,7 @@ class _Execution:
             list(self._database.sync_runs.find()),
             list(self._database.sync_steps.find()),
             {flow_run_id: self._operator.state(flow_run_id) for flow_run_id in self.flow_runs},
+            self.plan.most_lost,
         )
 
     def clean_up(self) -> None:
@@ -162,15 +188,26 @@ class _Execution:
             self.violations.append(f"{event} came too late: not after {at_request} requests")
         scheduled.carry_out(self.parts, flow_run_id)
 
-    def _follow_up(self, follow_up: FollowUp) -> None:
+    def _await_end(self, first: str, since: float) -> None:
+        if self.end_seconds is None and self._has_ended(first):
+            self.end_seconds = time.monotonic() - since
+
+    def _bring_back(self, standing: EndpointDown, first: str) -> None:
+        """Check what the first run came to without the endpoint, and bring that back."""
+        stages = self._operator.stages(first)
+        self.violations += goes_on_without(standing.entity_type, self.evidence(), stages)
+        self.parts.hub.mend()
+
+    def _follow_up(self) -> None:
         while self._may_go_on() and self.follow_ups < MOST_FOLLOW_UPS:
-            if follow_up is FollowUp.NEXT_RUN:
+            if self.plan.follow_up is FollowUp.NEXT_RUN:
                 self._start_next()
             else:
                 self._resume()
 
     def _start(self, deployment: str) -> str:
-        self.flow_runs.append(self._operator.start(deployment))
+        settings = self.plan.standing.settings if self.plan.standing else {}
+        self.flow_runs.append(self._operator.start(deployment, settings))
         return self.flow_runs[-1]
 
     def _start_next(self) -> None:
@@ -204,6 +241,10 @@ class _Execution:
 
     def _processes(self) -> list[psutil.Process]:
         return [p for flow_run_id in self.flow_runs for p in self.parts.processes_of(flow_run_id)]
+
+
+def _of_limiter(plan: RoundPlan, evidence: Evidence) -> list[str]:
+    return list(few_are_throttled(evidence)) if isinstance(plan.standing, Limiter) else []
 
 
 def _within(

@@ -7,12 +7,10 @@ import pytest
 
 from scripts.local.hub.request_log import SeenRequest
 from tests.benchmarks.chaos.checks import Evidence, violations
-from tests.benchmarks.chaos.faults import FAULTY_SHARE, FaultKind, FaultPlan
 from tests.benchmarks.chaos.ledger import Accepted, ItemKey, Ledger
 from tests.benchmarks.chaos.operator import PrefectState
 from tests.benchmarks.chaos.workload import Items
 
-PLAN = FaultPlan(seed=1, timeout_seconds=1)
 GOOD, BAD = ItemKey("tenant", "good"), ItemKey("tenant", "bad")
 ACCEPTED = Accepted("a request id", {"id": "good"})
 
@@ -31,6 +29,7 @@ def step(item: ItemKey, *, ok: bool) -> dict[str, Any]:
         "entity_type": item.entity_type,
         "natural_key": item.natural_key,
         "ok": ok,
+        "attempts": int(ok),
         "error": error,
     }
 
@@ -67,8 +66,11 @@ def the_violations(evidence: Evidence) -> str:
     return "; ".join(found)
 
 
-def violations_with_requests(evidence: Evidence, *requests: SeenRequest) -> list[str]:
-    return violations(replace(evidence, ledger=replace(evidence.ledger, requests=requests)))
+def violations_with_requests(
+    evidence: Evidence, *requests: SeenRequest, most_lost: int = 0
+) -> list[str]:
+    ledger = replace(evidence.ledger, requests=requests)
+    return violations(replace(evidence, ledger=ledger, most_lost=most_lost))
 
 
 def test_a_true_trail_has_no_violation(evidence: Evidence) -> None:
@@ -120,13 +122,14 @@ def test_a_stage_that_says_running_for_ever(evidence: Evidence) -> None:
 
 
 def test_two_bodies_under_one_request_id(evidence: Evidence) -> None:
-    told = violations_with_requests(evidence, request(), request(digest="another digest"))
+    again = request(digest="another digest")
+    told = violations_with_requests(evidence, request(), again, most_lost=1)
     assert "came with 2 bodies" in told[0]
 
 
 def test_more_sent_again_than_records_can_be_lost(evidence: Evidence) -> None:
     again = [request(received_at=n) for n in range(1, 102)]
-    (told,) = violations_with_requests(evidence, request(), *again)
+    (told,) = violations_with_requests(evidence, request(), *again, most_lost=101)
     assert "101 items were sent again" in told
 
 
@@ -139,14 +142,28 @@ def test_what_no_client_was_told_may_be_sent_again(
     evidence: Evidence, unconfirmed: dict[str, Any]
 ) -> None:
     requests = [request(received_at=n, **unconfirmed) for n in range(102)]
-    assert violations_with_requests(evidence, *requests) == []
+    assert violations_with_requests(evidence, *requests, most_lost=101) == []
 
 
-def test_a_tenth_of_the_attempts_go_wrong_in_all_ways_and_repeatably() -> None:
-    attempts = [(f"request {n}", attempt) for n in range(2_000) for attempt in (1, 2)]
-    faults = [PLAN.fault(*attempt) for attempt in attempts]
-    kinds = [fault.kind for fault in faults if fault]
-    assert set(kinds) == set(FaultKind)
-    assert len(kinds) / len(attempts) == pytest.approx(FAULTY_SHARE, rel=0.2)
-    assert faults == [FaultPlan(1, 1).fault(*attempt) for attempt in attempts]
-    assert faults != [FaultPlan(2, 1).fault(*attempt) for attempt in attempts]
+CUT = request(outcome="dropped", status=None)
+
+
+@pytest.mark.parametrize(
+    ("requests", "most_lost", "is_true"),
+    [
+        ([CUT, request()], 0, True),
+        ([CUT, CUT, request()], 0, False),
+        ([CUT, CUT, request()], 1, True),
+        ([request(), request()], 0, False),
+        ([request(), CUT], 0, False),
+    ],
+    ids=["stale", "not twice", "a lost record", "not cut", "cut too late"],
+)
+def test_only_a_request_that_was_cut_may_come_again_in_the_same_attempt(
+    evidence: Evidence, requests: list[SeenRequest], most_lost: int, *, is_true: bool
+) -> None:
+    told = violations_with_requests(evidence, *requests, most_lost=most_lost)
+    if is_true:
+        assert told == []
+    else:
+        assert told == ["1 items had more requests than attempts on record, such as tenant good"]

@@ -499,6 +499,19 @@ def test_a_stale_connection_is_replaced_at_once(
     assert requests.seen == [2, 2, 2, 1]
 
 
+def test_an_outcome_tells_that_its_request_went_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADMIN_SYNC_TOKEN", "token")
+    monkeypatch.setenv("MONGODB_URI", "mongodb://localhost")
+    with peer(one_a_connection(socket.socket.close)) as port:
+        for entity_type in ENTITY_TYPES:
+            monkeypatch.setenv(entity_type.url_variable, f"http://127.0.0.1:{port}/")
+        client = HubAdminClient(read_settings())
+        tenant, body = entity_type_named("tenant"), {"id": "?"}
+        outcomes = [client.upsert(tenant, "0" * 32, body) for _ in range(2)]
+        client.close()
+    assert [outcome.was_resent for outcome in outcomes] == [False, True]
+
+
 def test_a_stale_connection_that_has_served_many_is_replaced() -> None:
     requests = Requests(lambda _, request: socket.socket.close if request == 4 else succeeding)
     with peer(requests) as port, new_pool(seconds=PATIENCE) as pool:

@@ -238,6 +238,15 @@ def test_an_endpoint_that_throttles_gets_requests_apart(
     assert are_held([sends(gate) for _ in range(SENDERS)])
 
 
+def test_a_request_that_did_not_wait_for_its_turn_does_not_cut_the_rate() -> None:
+    rates: list[float | None] = []
+    gate = new_gate(tell=rates.append)
+    gate.report(permit(gate), replace(THROTTLED, was_resent=True))
+    assert rates == []
+    gate.report(permit(gate), THROTTLED)
+    assert len(rates) == 1
+
+
 def test_what_was_under_way_when_the_rate_was_cut_does_not_cut_it_again_nor_trip_the_breaker(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
