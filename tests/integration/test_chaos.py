@@ -8,7 +8,7 @@ import pytest
 from tests.benchmarks.chaos.events import Event, ScheduledEvent
 from tests.benchmarks.chaos.parts import Parts, chaos_parts
 from tests.benchmarks.chaos.rounds import FollowUp, RoundPlan, run_round
-from tests.benchmarks.chaos.standing import EndpointDown, Limiter
+from tests.benchmarks.chaos.standing import EndpointDown
 
 ITEMS = 200
 
@@ -38,10 +38,4 @@ def test_a_worker_that_is_killed_while_an_endpoint_is_down(parts: Parts) -> None
     schedule = (ScheduledEvent(Event.WORKER_KILLED, at_request=100, seconds=0),)
     down = EndpointDown("client", drops=True)
     result = run_round(parts, RoundPlan(6, ITEMS, schedule, FollowUp.NEXT_RUN, down))
-    assert result.violations == ()
-
-
-def test_a_limiter_in_front(parts: Parts) -> None:
-    limiter = Limiter(50, status=429, retry_after="1", burst=5)
-    result = run_round(parts, RoundPlan(8, ITEMS // 2, (), FollowUp.NEXT_RUN, limiter))
     assert result.violations == ()

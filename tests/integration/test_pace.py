@@ -27,8 +27,9 @@ THROTTLED = {
 """As nginx's limit_req, API Gateway and Lambda, and others refuse."""
 
 
-@pytest.mark.parametrize("refusal", THROTTLED.values(), ids=THROTTLED)
-@pytest.mark.parametrize("concurrency", [3, 16])
+@pytest.mark.parametrize(
+    ("refusal", "concurrency"), zip(THROTTLED.values(), (3, 16, 16), strict=True), ids=THROTTLED
+)
 def test_everything_gets_in_with_the_retries_that_are_configured(
     world: World, refusal: dict[str, Any], concurrency: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
