@@ -1,6 +1,7 @@
 """The HTTP of the hub: it sends answers that no other server would."""
 
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -38,6 +39,11 @@ class HttpServer(ThreadingHTTPServer):
         connection, address = super().get_request()
         self._connections.add(connection)
         return connection, address
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that has closed its connection."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def stop(self) -> None:
         self.shutdown()
