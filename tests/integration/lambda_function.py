@@ -46,7 +46,7 @@ def ask_hub(event: Document) -> tuple[int, bytes]:
     path = f"/lambda-url/{os.environ['AWS_LAMBDA_FUNCTION_NAME']}{event['rawPath']}"
     headers = {name: value for name, value in event["headers"].items() if name in HEADERS_FOR_HUB}
     try:
-        hub.request("POST", path, event["body"].encode(), headers)
+        hub.request("POST", path, (event.get("body") or "").encode(), headers)
         response = hub.getresponse()
         return response.status, response.read()
     finally:
