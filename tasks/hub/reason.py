@@ -17,7 +17,7 @@ _WORDS_SHOWN: Final = 200
 
 @dataclass(frozen=True)
 class Reason:
-    """What an answer says of itself, each "" where it says nothing; not free of secrets.
+    """The words of an answer about itself, each "" where there are none; not free of secrets.
 
     `refusal` is the message of a refusal by Stage 1 itself, `text` that of anybody else.
     """

@@ -11,7 +11,7 @@ _ROW_THAT_STOPS: Final = 3
 
 
 class Refusals:
-    """What the answers to a run's requests tell of 401 and 403 without a known code.
+    """Judges 401 and 403 without a known code by the other answers to a run's requests.
 
     A firewall in front of Stage 1 refuses some content with such a status; a wrong token, path or
     right refuses everything.
