@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import SecretStr
@@ -16,9 +15,9 @@ from pymongo import MongoClient
 
 from scripts.local.hub import Fault, LocalHub, upsert_urls
 from scripts.local.hub.active_faults import ActiveFaults
-from tests.benchmarks.parts import Parts, benchmark_parts, environment_without_settings
+from tests.benchmarks.parts import Parts, benchmark_parts
+from tests.benchmarks.testbed import TOKEN, environment_of_sync
 
-REPOSITORY: Final = Path(__file__).parents[2]
 ITEMS: Final = 1_000
 REQUESTS_PER_SECOND: Final = 20
 REFUSALS: Final = {
@@ -29,7 +28,6 @@ REFUSALS: Final = {
     ),
 }
 CONCURRENCIES: Final = (3, 16)
-_TOKEN: Final = "benchmark-token-7d3e"
 
 
 @dataclass(frozen=True)
@@ -56,28 +54,14 @@ def limited_hub(parts: Parts, refusal: Fault) -> Iterator[tuple[LocalHub, dict[s
     name = f"pace_{uuid.uuid4().hex[:12]}"
     client: MongoClient[dict[str, Any]] = MongoClient(parts.mongodb.address, tz_aware=True)
     hub = LocalHub(
-        token=SecretStr(_TOKEN), database=client[f"{name}_hub"], faults=ActiveFaults([refusal])
+        token=SecretStr(TOKEN), database=client[f"{name}_hub"], faults=ActiveFaults([refusal])
     )
     with client, hub:
         client[name]["source_tenants"].insert_many(
             {"id": f"tenant-{number:04}", "name": "A tenant", "version": 1}
             for number in range(ITEMS)
         )
-        yield (
-            hub,
-            {
-                **environment_without_settings(),
-                "PYTHONPATH": str(REPOSITORY),
-                "MONGODB_URI": parts.mongodb.address,
-                "MONGODB_DB": name,
-                "ADMIN_SYNC_TOKEN": _TOKEN,
-                **upsert_urls(hub.base_url),
-                "PREFECT_API_URL": parts.prefect.address,
-                "PREFECT_HOME": str(parts.scratch / "prefect-client"),
-                "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-                "DO_NOT_TRACK": "1",
-            },
-        )
+        yield hub, environment_of_sync(parts, name, upsert_urls(hub.base_url))
         client.drop_database(name)
         client.drop_database(f"{name}_hub")
 

@@ -21,7 +21,7 @@ from tests.benchmarks.workload import Document, Workload
 
 REPOSITORY: Final = Path(__file__).parents[2]
 _DOCUMENTS_AT_ONCE: Final = 5_000
-_TOKEN: Final = "benchmark-token-7d3e"
+TOKEN: Final = "benchmark-token-7d3e"
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,8 @@ class Testbed:
     def environment(self) -> dict[str, str]:
         """The variables of a contender's process, without this machine's own settings."""
         return {
-            **environment_without_settings(),
-            "PYTHONPATH": str(REPOSITORY),
-            "MONGODB_URI": self.parts.mongodb.address,
-            "MONGODB_DB": self.database.name,
-            "ADMIN_SYNC_TOKEN": _TOKEN,
+            **environment_of_sync(self.parts, self.database.name, self.hub.upsert_urls),
             "ADMIN_CONCURRENCY": str(self.workload.concurrency),
-            **self.hub.upsert_urls,
-            "PREFECT_API_URL": self.parts.prefect.address,
-            "PREFECT_HOME": str(self.parts.scratch / "prefect-client"),
-            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-            "DO_NOT_TRACK": "1",
         }
 
     def write_requests(self) -> Path:
@@ -67,6 +58,24 @@ class Testbed:
         ]
         path.write_text(json.dumps(stages))
         return path
+
+
+def environment_of_sync(
+    parts: Parts, database_name: str, upsert_urls: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the variables of a sync's process, without this machine's own settings."""
+    return {
+        **environment_without_settings(),
+        "PYTHONPATH": str(REPOSITORY),
+        "MONGODB_URI": parts.mongodb.address,
+        "MONGODB_DB": database_name,
+        "ADMIN_SYNC_TOKEN": TOKEN,
+        **upsert_urls,
+        "PREFECT_API_URL": parts.prefect.address,
+        "PREFECT_HOME": str(parts.scratch / "prefect-client"),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        "DO_NOT_TRACK": "1",
+    }
 
 
 @contextmanager

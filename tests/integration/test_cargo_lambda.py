@@ -2,8 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -66,15 +65,6 @@ def numbered(document: dict[str, Any], number: int) -> dict[str, Any]:
         field: f"{value}{number}" if value in SEED_KEYS.values() else value
         for field, value in document.items()
     }
-
-
-def sync_tenants_while(world: World, event: Callable[[], None]) -> SyncRun:
-    """Sync the tenants in this thread, and let something happen in another one."""
-    with ThreadPoolExecutor(1) as elsewhere:
-        happening = elsewhere.submit(event)
-        run = world.sync(entities=["tenant"])
-        happening.result()
-    return run
 
 
 def assert_all_tenants_are_in(world: World, run: SyncRun, keys: list[str]) -> None:
@@ -149,7 +139,7 @@ def test_an_item_whose_function_dies_is_in_once_it_is_started_again(
         assert function.wait(PATIENCE_SECONDS) == -signal.SIGKILL
         functions.enter_context(emulator.function("tenant"))
 
-    run = sync_tenants_while(world, start_again)
+    run = world.sync_tenants_while(start_again)
 
     assert_all_tenants_are_in(world, run, keys)
     assert run.step(keys[1])["attempts"] > 1
@@ -167,6 +157,6 @@ def test_items_wait_for_a_function_that_starts_late(
         time.sleep(1)
         functions.enter_context(emulator.function("tenant"))
 
-    run = sync_tenants_while(world, start_late)
+    run = world.sync_tenants_while(start_late)
 
     assert_all_tenants_are_in(world, run, keys)

@@ -1,8 +1,6 @@
 """Stage 1 is down, or half down: it is not hammered, nothing is lost, and the trail says why."""
 
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,15 +24,6 @@ def world(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-def sync_while(world: World, event: Callable[[], None]) -> SyncRun:
-    """Sync the tenants in this thread, and let something happen in another one."""
-    with ThreadPoolExecutor(1) as elsewhere:
-        happening = elsewhere.submit(event)
-        run = world.sync(entities=["tenant"])
-        happening.result()
-    return run
-
-
 def assert_each_is_in_with_one_step(run: SyncRun, keys: list[str]) -> None:
     assert run.document["status"] == "success"
     assert sorted(step["natural_key"] for step in run.steps) == keys
@@ -50,7 +39,7 @@ def test_an_outage_sees_probes_only_and_then_everything_gets_in(world: World) ->
         wait_until(lambda: len(world.hub.requests()) >= FAILURES + CONCURRENCY - 1 + PROBES)
         world.hub.misbehave()
 
-    run = sync_while(world, come_back)
+    run = world.sync_tenants_while(come_back)
 
     refused = [request for request in world.hub.requests() if request["status"] == 503]
     outage = refused[-1]["received_at"] - refused[0]["received_at"]
@@ -133,7 +122,7 @@ def test_a_hub_that_is_killed_and_comes_back_on_the_same_port(
             time.sleep(1)
             hubs.enter_context(started_hub(mongodb_uri, log_path, hub.port))
 
-        run = sync_while(world, restart)
+        run = world.sync_tenants_while(restart)
 
         assert_each_is_in_with_one_step(run, keys)
         assert hub.stats()["stored"]["tenant"] == len(keys)

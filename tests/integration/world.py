@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +184,14 @@ class World:
     def sync(self, **parameters: Any) -> SyncRun:
         """Run the flow in this process, as `admin_sync()` does, and look at what it left."""
         return self.run_of(self.state_of_sync(**parameters))
+
+    def sync_tenants_while(self, event: Callable[[], None]) -> SyncRun:
+        """Sync the tenants in this thread, and let something happen in another one."""
+        with ThreadPoolExecutor(1) as elsewhere:
+            happening = elsewhere.submit(event)
+            run = self.sync(entities=["tenant"])
+            happening.result()
+        return run
 
     def state_of_sync(self, **parameters: Any) -> State[Any]:
         """Run the flow in this process and return the state that it ends in."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scripts.local.hub.throttle import Throttle
 from tasks.hub.pace import LEAST_RATE, Pace
 
 NOW = 1_000.0
@@ -124,24 +125,6 @@ def test_an_endpoint_that_never_throttled_is_not_held_when_it_is_back() -> None:
     assert not pace.is_held
 
 
-@dataclass
-class Limiter:
-    """An endpoint that takes so many requests a second, and refuses those that come too early.
-
-    `burst` of them may be too early.
-    """
-
-    rate: float
-    burst: int = 0
-    due_at: float = 0.0
-
-    def takes(self, now: float) -> bool:
-        if now < self.due_at - self.burst / self.rate:
-            return False
-        self.due_at = max(now, self.due_at) + 1 / self.rate
-        return True
-
-
 @dataclass(frozen=True)
 class Sending:
     """How long it took to get all items in, and what share of the requests was refused."""
@@ -153,7 +136,7 @@ class Sending:
 class Process:
     """A process that sends: its senders share a pace, and each sends one request at a time."""
 
-    def __init__(self, limiter: Limiter, pause: float | None, *, is_sure: bool) -> None:
+    def __init__(self, limiter: Throttle, pause: float | None, *, is_sure: bool) -> None:
         self.refused = self.taken = 0
         self._limiter = limiter
         self._pause = pause
@@ -171,7 +154,7 @@ class Process:
             if pace.is_held:
                 pace.take(now)
             now = yield now + next(delays)
-            if self._limiter.takes(now):
+            if self._limiter.lets_through(now):
                 self.taken += 1
                 pace.answer(now)
             else:
@@ -209,7 +192,7 @@ def send_all(processes: list[Process], *, items: int, senders: int) -> Sending:
 def test_a_limit_of_20_a_second_is_found_and_kept(
     senders: int, pause: float | None, is_sure: bool
 ) -> None:
-    process = Process(Limiter(20.0), pause, is_sure=is_sure)
+    process = Process(Throttle(20.0), pause, is_sure=is_sure)
     sending = send_all([process], items=1000, senders=senders)
     assert sending.seconds <= LONGER * 50
     assert sending.refused < 0.05
@@ -217,14 +200,14 @@ def test_a_limit_of_20_a_second_is_found_and_kept(
 
 @pytest.mark.parametrize("rate", [2.0, 5.0, 100.0])
 def test_other_limits_are_found_too(rate: float) -> None:
-    process = Process(Limiter(rate), None, is_sure=True)
+    process = Process(Throttle(rate), None, is_sure=True)
     sending = send_all([process], items=int(60 * rate), senders=16)
     assert sending.seconds <= LONGER * 60
     assert sending.refused < 0.2
 
 
 def test_processes_that_know_nothing_of_each_other_share_a_limit() -> None:
-    limiter = Limiter(20.0, burst=5)
+    limiter = Throttle(20.0, burst=5)
     processes = [Process(limiter, None, is_sure=True) for _ in range(3)]
     sending = send_all(processes, items=333, senders=4)
     assert sending.seconds <= 2 * 50
