@@ -1,6 +1,5 @@
-"""The automations of the Prefect server: alerts, and an end for runs that died without a word."""
+"""The automation of the Prefect server: alerts."""
 
-from datetime import timedelta
 from string import Template
 from typing import Final, cast
 from uuid import UUID
@@ -8,127 +7,89 @@ from uuid import UUID
 from prefect.automations import (
     Automation,
     CallWebhook,
-    ChangeFlowRunState,
     EventTrigger,
     Posture,
     ResourceSpecification,
-    RunDeployment,
 )
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
-from flows.admin_sync import admin_sync, sync_stage
+from flows.admin_sync import admin_sync
 from flows.conclusion import PARTIAL, STOPPED
-from tasks.settings import AlertSettings
+from tasks.settings import AlertSettings, EnvironmentSettings
+from tasks.trail.runs import SyncMode
 
-ALERTS: Final = "admin-sync: failed, crashed or late"
-DIED: Final = "admin-sync: crashed without a word"
-ALERT_BLOCK: Final = "admin-sync-alerts"
-"""Name of the Webhook block that holds the URL that alerts go to."""
-SWEEP_DEPLOYMENT: Final = "audit-sweep/audit-sweep"
-"""Deployment that carries what Prefect says of dead runs into the audit trail."""
-HEARTBEATS_MISSED_AFTER: Final = timedelta(seconds=80)
-"""More than two heartbeats, which come every 30 seconds (pyproject.toml, prefect.yaml)."""
-
-_HEARTBEAT: Final = "heartbeat"
-_FAILED: Final = ("Failed", PARTIAL, STOPPED, "TimedOut", "Crashed")
-_ENDED: Final = ("Completed", "Cancelled", *_FAILED)
-_SUSPENDED: Final = ("Suspended", "Paused")
-_ALERTING: Final = (*_FAILED, "Late")
+_ALERTING: Final = ("Failed", PARTIAL, STOPPED, "TimedOut", "Crashed", "Late")
+_USED_NO_MORE: Final = "admin-sync: crashed without a word"
+"""Automation of earlier versions, which would crash runs that live."""
 _ALERT: Final = Template("""\
 {%- set text -%}
-admin-sync is {{ flow_run.state.name }}: {{ flow_run.name }}
+${sync} is {{ flow_run.state.name }}: {{ flow_run.name }}
 {% if flow_run.state.message %}{{ flow_run.state.message | truncate(1000) }}
 {% endif %}${dashboard}/runs/flow-run/{{ flow_run.id }}
 {%- endset -%}
 {"text": {{ text | tojson }}}""")
-"""Payload of the webhook, a template of Prefect's (Jinja) but for the dashboard's address."""
+"""Payload of the webhook, a template of Prefect's (Jinja) but for `sync` and the dashboard."""
 
 
-def put_automations(client: SyncPrefectClient, alerts: AlertSettings) -> None:
-    """Make the automations, or bring them to what they should be; one that is off stays off."""
-    _put(client, died_automation(_deployment_id(client, SWEEP_DEPLOYMENT)))
-    if alerts.webhook_url is None:
-        _remove_alerts(client)
-    else:
-        _put(client, _alert_automation(_webhook(alerts.webhook_url)))
+def alerts_name(environment: EnvironmentSettings) -> str:
+    """Return the name of the automation that alerts."""
+    return f"{environment.named(admin_sync.name)}: failed, crashed or late"
 
 
-def died_automation(
-    sweep_deployment_id: UUID | None, within: timedelta = HEARTBEATS_MISSED_AFTER
-) -> Automation:
-    """Return what turns a sync or stage to Crashed that neither lives nor says how it ended.
+def alert_block(environment: EnvironmentSettings) -> str:
+    """Return the name of the Webhook block that holds the URL that alerts go to."""
+    return environment.named("admin-sync-alerts")
 
-    Args:
-        sweep_deployment_id: run then, to carry it into the audit trail; None for nothing.
-        within: how long a run may be silent; at least 10 seconds.
+
+def put_automations(
+    client: SyncPrefectClient, environment: EnvironmentSettings, alerts: AlertSettings
+) -> None:
+    """Make the automation, or bring it to what it should be; one that is off stays off.
+
+    Where alerts go nowhere, there is none.
     """
-    crash = ChangeFlowRunState(
-        state=StateType.CRASHED,
-        message=f"No heartbeat for {within.total_seconds():g} seconds: its process was killed, "
-        "or its machine is gone",
-    )
-    sweep = [RunDeployment(deployment_id=sweep_deployment_id)] if sweep_deployment_id else []
-    return Automation(
-        name=DIED,
-        description="A run whose heartbeats stop before it ends is Crashed.",
-        trigger=EventTrigger(
-            posture=Posture.Proactive,
-            after=_events(_HEARTBEAT),
-            expect=_events(_HEARTBEAT, *_ENDED, *_SUSPENDED),
-            for_each={"prefect.resource.id"},
-            match_related=_of_flows(admin_sync.name, sync_stage.name),
-            threshold=1,
-            within=within,
-        ),
-        actions=[crash, *sweep],
-    )
+    _remove(client, _USED_NO_MORE)
+    if alerts.webhook_url is None:
+        _remove(client, alerts_name(environment))
+        _remove_block(client, alert_block(environment))
+    else:
+        block_id = _save_block(alert_block(environment), alerts.webhook_url)
+        _put(client, _alert_automation(environment, block_id))
 
 
-def _alert_automation(webhook_block_id: UUID) -> Automation:
+def _alert_automation(environment: EnvironmentSettings, webhook_block_id: UUID) -> Automation:
+    dashboard = get_current_settings().ui_url
+    sync = environment.named(admin_sync.name)
     return Automation(
-        name=ALERTS,
+        name=alerts_name(environment),
         description="Tells the webhook of ADMIN_ALERT_WEBHOOK_URL.",
         trigger=EventTrigger(
             posture=Posture.Reactive,
-            expect=_events(*_ALERTING),
-            match_related=_of_flows(admin_sync.name),
+            expect={f"prefect.flow-run.{name}" for name in _ALERTING},
+            match_related=[
+                _related("flow", admin_sync.name),
+                _related("deployment", *(environment.named(mode.value) for mode in SyncMode)),
+            ],
             threshold=1,
         ),
         actions=[
             CallWebhook(
                 block_document_id=webhook_block_id,
-                payload=_ALERT.substitute(dashboard=get_current_settings().ui_url),
+                payload=_ALERT.substitute(sync=sync, dashboard=dashboard),
             )
         ],
     )
 
 
-def _events(*names: str) -> set[str]:
-    return {f"prefect.flow-run.{name}" for name in names}
-
-
-def _of_flows(*names: str) -> ResourceSpecification:
+def _related(role: str, *names: str) -> ResourceSpecification:
     return ResourceSpecification(
-        {"prefect.resource.role": "flow", "prefect.resource.name": list(names)}
+        {"prefect.resource.role": role, "prefect.resource.name": list(names)}
     )
-
-
-def _deployment_id(client: SyncPrefectClient, name: str) -> UUID | None:
-    try:
-        return client.read_deployment_by_name(name).id
-    except ObjectNotFound:
-        return None
-
-
-def _webhook(url: SecretStr) -> UUID:
-    webhook = Webhook(url=url, headers=SecretDict({"Content-Type": "application/json"}))
-    return cast(UUID, webhook.save(ALERT_BLOCK, overwrite=True))
 
 
 def _put(client: SyncPrefectClient, automation: Automation) -> None:
@@ -140,11 +101,19 @@ def _put(client: SyncPrefectClient, automation: Automation) -> None:
     automation.update()
 
 
-def _remove_alerts(client: SyncPrefectClient) -> None:
-    for automation in client.read_automations_by_name(ALERTS):
+def _remove(client: SyncPrefectClient, name: str) -> None:
+    for automation in client.read_automations_by_name(name):
         client.delete_automation(automation.id)
+
+
+def _save_block(name: str, url: SecretStr) -> UUID:
+    webhook = Webhook(url=url, headers=SecretDict({"Content-Type": "application/json"}))
+    return cast(UUID, webhook.save(name, overwrite=True))
+
+
+def _remove_block(client: SyncPrefectClient, name: str) -> None:
     try:
-        block = client.read_block_document_by_name(ALERT_BLOCK, Webhook.get_block_type_slug())
+        block = client.read_block_document_by_name(name, Webhook.get_block_type_slug())
     except ObjectNotFound:
         return
     client.delete_block_document(block.id)

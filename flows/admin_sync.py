@@ -15,10 +15,11 @@ from flows.dashboard import (
     name_of_current_run,
     task_runs_unlogged,
 )
-from flows.ending import end_run, end_stage, raise_unless_ended
+from flows.ending import end_run, end_stage, ended_on_record, raise_unless_ended
 from flows.heartbeat import heartbeat
-from flows.state_mirror import FLOW_NAME, MANUAL, begin_current_run, mirror_run
+from flows.state_mirror import FLOW_NAME, MANUAL, mirror_run
 from flows.task_runners import stage_runner
+from flows.turn import take_turn
 from tasks.entities import ENTITY_NAMES, EntityName, in_sync_order
 from tasks.run import flow_run_of, run_here
 from tasks.settings import read_settings
@@ -36,7 +37,6 @@ Trigger = Annotated[str, Field(max_length=200)]
 @flow(
     name=FLOW_NAME,
     flow_run_name=name_of_current_run,
-    on_running=[mirror_run],
     on_completion=[mirror_run, publish_results],
     on_failure=[mirror_run, publish_results],
     on_cancellation=[mirror_run, publish_results],
@@ -71,8 +71,12 @@ async def admin_sync(
     options = RunOptions(
         trigger, tuple(selected), SyncMode(mode), dry_run, skip_orphans, disable_gone
     )
-    attempt = await asyncio.to_thread(begin_current_run, settings, options)
-    with flow_run_of(attempt, settings) as run, stage_runner(settings) as task_runner:
+    attempt = await take_turn(settings, options)
+    with (
+        flow_run_of(attempt, settings) as run,
+        stage_runner(settings) as task_runner,
+        ended_on_record(run),
+    ):
         stage = sync_stage.with_options(task_runner=task_runner)
         progress = ProgressBoard(run)
         async with heartbeat(run):
@@ -92,7 +96,7 @@ async def sync_stage(run_id: str, entity_type: EntityName) -> State[StageTotals]
     run = run_here(RunId(run_id))
     upsert = upsert_task(run.settings)
     batches = await asyncio.to_thread(plan_stage, run, entity_type)
-    with run.stopping_on_error(), task_runs_unlogged():
+    with run.stop_switch.thrown_by_errors(), task_runs_unlogged():
         futures = upsert.map(unmapped(run.attempt), batches)
         await asyncio.to_thread(wait, futures)
         gone = await asyncio.to_thread(plan_gone, run, entity_type)

@@ -10,6 +10,8 @@ from tasks.trail.stages import RunStatus, StageTotals, Tally
 
 PARTIAL: Final = "Partial"
 """Name of the failed state of a run or stage of which some items are in."""
+WAITING: Final = "Waiting"
+"""Name of the running state of a run that waits for its turn."""
 STOPPED: Final = "Stopped"
 """Name of the failed state of a run or stage that was stopped before all was sent."""
 

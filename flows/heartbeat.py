@@ -1,4 +1,4 @@
-"""Heartbeat: shows that a run lives, and obeys its cancellation, beside the run itself."""
+"""Heartbeat: keeps the turn of a run beside it, and obeys what Prefect and the trail say of it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,48 +7,72 @@ from typing import Final
 
 import httpx
 from prefect import get_run_logger
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.exceptions import Pause
 
 from flows.audit_sweep import end_dead_runs
-from flows.state_mirror import current_flow_run
+from flows.orders import flow_run_in_prefect, order_of
+from flows.state_mirror import current_flow_run, mirror_state
 from tasks.mongo_errors import MongoError
 from tasks.run import Run
 
-BEAT_SECONDS: Final = 10.0
-"""How often a run shows that its process lives."""
-LOOK_SECONDS: Final = 1.0
-"""How often a run looks whether Prefect says that it is cancelled."""
+BEAT_SECONDS: Final = 1.0
+"""How often a run shows that its process lives, and asks whether it goes on."""
+
+_AWAY: Final = (httpx.HTTPError, MongoError)
+"""Errors of a Prefect or a MongoDB that is away: the next look may do."""
 
 
 @asynccontextmanager
 async def heartbeat(run: Run) -> AsyncIterator[None]:
     """Keep the heartbeat of the run in the block; first, end runs whose process is gone."""
-    sweep = asyncio.create_task(asyncio.to_thread(end_dead_runs, run.settings))
-    watches = [asyncio.create_task(_beat(run)), asyncio.create_task(_obey_cancellation(run))]
-    try:
-        yield
-    finally:
-        for watch in watches:
-            watch.cancel()
-        for outcome in await asyncio.gather(sweep, *watches, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                get_run_logger().warning("The run had no heartbeat: %s", type(outcome).__name__)
-
-
-async def _beat(run: Run) -> None:
-    while True:
-        with suppress(MongoError):
-            await asyncio.to_thread(run.trail.liveness.show, run.attempt)
-        await asyncio.sleep(BEAT_SECONDS)
-
-
-async def _obey_cancellation(run: Run) -> None:
-    flow_run_id = current_flow_run().id
     async with get_client() as prefect:
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            with suppress(httpx.HTTPError):
-                state = (await prefect.read_flow_run(flow_run_id)).state
-                if state and (state.is_cancelling() or state.is_cancelled()):
-                    await asyncio.to_thread(run.cancel)
-                    return
+        beats = [
+            asyncio.create_task(asyncio.to_thread(end_dead_runs, run.settings)),
+            asyncio.create_task(_keep_turn(run)),
+            asyncio.create_task(_obey_orders(run, prefect)),
+        ]
+        try:
+            yield
+        except Pause:
+            with suppress(*_AWAY):
+                await _obey_order(run, prefect)
+            raise
+        finally:
+            for beat in beats[1:]:
+                beat.cancel()
+            for outcome in await asyncio.gather(*beats, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    get_run_logger().warning("The run had no heartbeat: %s", outcome)
+
+
+async def _keep_turn(run: Run) -> None:
+    """Show that the process lives, until the run is no longer its own."""
+    is_kept = True
+    while is_kept:
+        with suppress(MongoError):
+            is_kept = await asyncio.to_thread(run.trail.ownership.keep, run.attempt)
+        await asyncio.sleep(BEAT_SECONDS)
+    with suppress(MongoError):
+        if reason := await asyncio.to_thread(run.trail.stops.reason, run.attempt):
+            await asyncio.to_thread(run.stop_switch.obey, reason)
+
+
+async def _obey_orders(run: Run, prefect: PrefectClient) -> None:
+    """Ask Prefect how the flow run is, until there is an order to obey."""
+    is_obeyed = False
+    while not is_obeyed:
+        await asyncio.sleep(BEAT_SECONDS)
+        with suppress(*_AWAY):
+            is_obeyed = await _obey_order(run, prefect)
+
+
+async def _obey_order(run: Run, prefect: PrefectClient) -> bool:
+    flow_run = await flow_run_in_prefect(prefect, current_flow_run().id)
+    order = order_of(flow_run)
+    if order is None:
+        return False
+    if flow_run is not None and flow_run.state is not None and flow_run.state.is_paused():
+        await asyncio.to_thread(mirror_state, run.trail, flow_run, flow_run.state)
+    await asyncio.to_thread(run.stop_switch.obey, order)
+    return True

@@ -1,6 +1,7 @@
 """Carries Prefect's states of `admin-sync` flow runs into `sync_runs`."""
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
 from prefect import Flow
@@ -9,10 +10,11 @@ from prefect.context import FlowRunContext
 
 from flows.conclusion import status_of
 from tasks.entities import ENTITY_NAMES, in_sync_order
-from tasks.settings import MongoSettings, read_mongo_settings
+from tasks.settings import read_mongo_settings
 from tasks.trail.audit_trail import AuditTrail, audit_trail
-from tasks.trail.fields import RunId
-from tasks.trail.runs import RunAttempt, RunOptions, SyncMode
+from tasks.trail.fields import RunAttempt, RunId
+from tasks.trail.runs import RunOptions, SyncMode
+from tasks.trail.stages import RunStatus
 
 FLOW_NAME: Final = "admin-sync"
 """Name of the flow whose runs are mirrored."""
@@ -22,13 +24,24 @@ SCHEDULE: Final = "schedule"
 """Trigger of a run that a Prefect schedule made."""
 
 
+_begun_here: Final[dict[RunId, int]] = {}
+"""Number of the attempt that this process has begun of a run: its hooks tell of that one alone."""
+
+
+def begun_here(attempt: RunAttempt) -> None:
+    """Note that this process has begun an attempt, whose end its state hooks then tell."""
+    _begun_here[attempt.run_id] = attempt.number
+
+
 def mirror_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """State hook: carry the state of an `admin-sync` flow run into its `sync_runs` document."""
     mirror_state(audit_trail(read_mongo_settings()), flow_run, state)
 
 
 def mirror_state(trail: AuditTrail, flow_run: FlowRun, state: State[Any]) -> None:
-    """Carry a state of an `admin-sync` flow run into its `sync_runs` document.
+    """Carry an end or a suspension of an `admin-sync` flow run into its `sync_runs` document.
+
+    That it runs, its own process notes.
 
     Raises:
         MongoError: MongoDB is away, or does not let us.
@@ -36,9 +49,9 @@ def mirror_state(trail: AuditTrail, flow_run: FlowRun, state: State[Any]) -> Non
     run_id = open_run_of(trail, flow_run)
     status, message, at = status_of(state), state.message or "", state.timestamp
     if status.is_terminal:
-        trail.counting.end_run(run_id, status, message, at)
-    else:
-        trail.runs.mirror(run_id, status, message, at)
+        trail.counting.end_run(run_id, status, message, at, _begun_here.get(run_id))
+    elif status is RunStatus.PENDING:
+        trail.ownership.suspend(run_id, message, at)
 
 
 def open_run_of(trail: AuditTrail, flow_run: FlowRun) -> RunId:
@@ -47,18 +60,31 @@ def open_run_of(trail: AuditTrail, flow_run: FlowRun) -> RunId:
     Raises:
         MongoError: MongoDB is away, or does not let us.
     """
-    return trail.runs.open(str(flow_run.id), flow_run.name, options_of(flow_run))
+    return open_new_run_of(trail, flow_run)[0]
 
 
-def begin_current_run(settings: MongoSettings, options: RunOptions) -> RunAttempt:
-    """Begin the next attempt of the flow run that runs here, in its own `sync_runs` document.
+def open_new_run_of(trail: AuditTrail, flow_run: FlowRun) -> tuple[RunId, bool]:
+    """Find or create the `sync_runs` document of an `admin-sync` flow run.
+
+    Returns its key, and whether it is new.
 
     Raises:
         MongoError: MongoDB is away, or does not let us.
     """
-    runs, flow_run = audit_trail(settings).runs, current_flow_run()
+    return trail.runs.open_new(str(flow_run.id), flow_run.name, options_of(flow_run))
+
+
+def open_current_run(trail: AuditTrail, options: RunOptions) -> tuple[RunId, RunOptions]:
+    """Find or create the `sync_runs` document of the flow run that runs here.
+
+    Returns its key, and the options with who or what asked for them.
+
+    Raises:
+        MongoError: MongoDB is away, or does not let us.
+    """
+    flow_run = current_flow_run()
     asked = replace(options, trigger=trigger_of(flow_run))
-    return runs.begin_attempt(runs.open(str(flow_run.id), flow_run.name, asked))
+    return trail.runs.open(str(flow_run.id), flow_run.name, asked), asked
 
 
 def current_flow_run() -> FlowRun:
@@ -67,6 +93,14 @@ def current_flow_run() -> FlowRun:
     if context is None or context.flow_run is None or context.parameters is None:
         raise LookupError("there is no current flow run")
     return context.flow_run.model_copy(update={"parameters": context.parameters})
+
+
+def running_since() -> datetime:
+    """Return since when the flow run that runs here is in its state, by Prefect's clock."""
+    state = current_flow_run().state
+    if state is None:
+        raise LookupError("the current flow run has no state")
+    return state.timestamp
 
 
 def options_of(flow_run: FlowRun) -> RunOptions:

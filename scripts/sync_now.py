@@ -9,6 +9,7 @@ import httpx
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import Abort
 from prefect.flow_engine import run_flow_async
 from prefect.utilities.urls import url_for
 from rich.progress import (
@@ -83,7 +84,11 @@ async def _sync(history: RunHistory) -> int:
     )
     await _show_while_running(sync, history, str(flow_run.id))
     outcome = await asyncio.to_thread(_outcome_of, history, str(flow_run.id))
-    return _tell(cast(State[Any], await sync), outcome, flow_run)
+    try:
+        return _tell(cast(State[Any], await sync), outcome, flow_run)
+    except Abort as left:
+        print(f"The sync did not come to its end here: {left}", file=sys.stderr)
+        return 1
 
 
 async def _show_while_running(

@@ -70,7 +70,15 @@ class StopReason:
     code: str = RUN_STOPPED
 
 
+class LeaveReason(StopReason):
+    """Why a process has to leave a run as it is: it goes on, or has ended, elsewhere or later."""
+
+
 RUN_CANCELLED: Final = StopReason("the run was cancelled")
+FLOW_RUN_DELETED: Final = LeaveReason("its flow run was deleted in Prefect")
+RUN_SUSPENDED: Final = LeaveReason("the run is suspended")
+RUN_TAKEN_OVER: Final = LeaveReason("the run has begun anew in another process")
+RUN_ENDED: Final = LeaveReason("the run has ended elsewhere")
 
 
 CLASS_BY_CODE: Final[dict[str, ErrorClass]] = {

@@ -3,7 +3,7 @@
 import gc
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -11,24 +11,24 @@ from prefect.context import SyncClientContext
 
 from tasks.decision import Conditions
 from tasks.entities import ENTITY_TYPES, EntityType
-from tasks.errors import RUN_CANCELLED, StopReason
 from tasks.hub.breaker import CircuitBreaker
 from tasks.hub.client import hub_admin_client
 from tasks.hub.gate import SendGate
 from tasks.hub.refusals import Refusals
+from tasks.limit import limit_name
 from tasks.lookup import Lookup
 from tasks.mongo import database, mongo_retry
-from tasks.mongo_errors import MongoError
 from tasks.outcome import Outcome, item_write
 from tasks.request import Request
 from tasks.settings import Settings, read_settings
 from tasks.slots import Slots, slots_of_process
 from tasks.source.reader import SourceReader
+from tasks.stop_switch import StopSwitch
 from tasks.trail.audit_trail import audit_trail
-from tasks.trail.fields import RunId
+from tasks.trail.fields import RunAttempt, RunId
 from tasks.trail.gone import GoneItems
 from tasks.trail.items import Announcement, ItemKey, ItemRecord, Sent
-from tasks.trail.runs import RunAttempt, RunRecord, SyncMode
+from tasks.trail.runs import RunRecord, SyncMode
 from tasks.trail.stages import Tally
 from tasks.trail.steps import Step
 
@@ -80,42 +80,11 @@ class Run:
             leaves_unchanged=self.options.mode is SyncMode.CHANGED,
         )
         self.gates = {entity_type.name: self._gate(entity_type) for entity_type in ENTITY_TYPES}
+        self.stop_switch = StopSwitch(attempt, self.trail.stops, self.gates)
         self.refusals = Refusals()
         self.tallies: dict[str, Tally] = {}
         """Tally of each stage that has ended here, by entity type."""
-        self._stopped_because: StopReason | None = None
         self._failed_keys: dict[str, frozenset[str]] = {}
-
-    def stop(self, reason: StopReason) -> None:
-        """Let nothing more be sent for this run, by this process or any other."""
-        self._stopped_because = self._stopped_because or reason
-        for gate in self.gates.values():
-            gate.close(reason)
-        self.trail.stops.stop(self.id, reason)
-
-    def stop_stage(self, entity_type: EntityType, reason: StopReason) -> None:
-        """Let nothing more of a type be sent in this run, by this process or any other."""
-        self.gates[entity_type.name].close(reason)
-        self.trail.stops.stop_stage(self.id, entity_type.name, reason)
-
-    def cancel(self) -> None:
-        """Stop the run: somebody has cancelled it."""
-        self.stop(RUN_CANCELLED)
-
-    def stopped_because(self, entity_name: str | None = None) -> StopReason | None:
-        """Return why this run, or that stage of it, was stopped; None if it was not."""
-        here = self.gates[entity_name].closed_because if entity_name else self._stopped_because
-        return self.trail.stops.reason(self.attempt, entity_name) or here
-
-    @contextmanager
-    def stopping_on_error(self) -> Iterator[None]:
-        """Stop the run when the block is left by an exception, a cancellation included."""
-        try:
-            yield
-        except BaseException as error:
-            with suppress(MongoError):
-                self.stop(StopReason(f"the run was interrupted ({type(error).__name__})"))
-            raise
 
     def announce(
         self, entity_type: EntityType, requests: Sequence[tuple[Request, ItemRecord | None]]
@@ -226,7 +195,7 @@ class Run:
         return SendGate(
             entity_type.url_variable,
             lambda: self.trail.stops.reason(self.attempt, name),
-            lambda pace: stages.note_pace(self.id, name, pace),
+            lambda pace: stages.note_pace(self.attempt, name, pace),
             breaker,
             longest_pause_seconds=settings.retry_after_max_ms / 1000,
         )
@@ -252,8 +221,9 @@ def flow_run_of(attempt: RunAttempt, settings: Settings) -> Iterator[Run]:
         SlotsUnavailable: Prefect's API doesn't answer.
     """
     with SyncClientContext.get_or_create() as context, _rare_garbage_collection():
-        run = _opened(attempt, settings, Slots(context.client), is_here=True)
-        run.slots.limit_to(settings.concurrency)
+        slots = Slots(context.client, limit_name(settings), settings.concurrency)
+        slots.start_limit()
+        run = _opened(attempt, settings, slots, is_here=True)
         with _runs_lock:
             _runs[attempt.run_id] = run
         try:
@@ -284,8 +254,9 @@ def run_of(attempt: RunAttempt) -> Run:
     with _runs_lock:
         run = _runs.get(attempt.run_id)
         if run is None or run.attempt != attempt:
-            slots = slots_of_process()
-            run = _opened(attempt, read_settings(), slots, is_here=False)
+            settings = read_settings()
+            slots = slots_of_process(limit_name(settings), settings.concurrency)
+            run = _opened(attempt, settings, slots, is_here=False)
             _runs[attempt.run_id] = run
             for earlier in list(_runs)[:-_RUNS_KEPT]:
                 del _runs[earlier]

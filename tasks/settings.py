@@ -154,10 +154,32 @@ class Settings(MongoSettings):
         return _without_query(self.upsert_url(entity_type))
 
 
-class ApiSettings(BaseSettings):
-    """Where the REST API listens and what it asks its callers for."""
+class EnvironmentSettings(BaseSettings):
+    """Which of several environments on one Prefect server this is; the only one has no name."""
 
     model_config = _FROM_ENVIRONMENT
+
+    environment: str | None = Field(
+        None, validation_alias="ADMIN_ENVIRONMENT", pattern=r"^[a-z0-9][a-z0-9-]{0,39}$"
+    )
+
+    @property
+    def suffix(self) -> str:
+        """Return what its names in Prefect end in: `-staging` for `staging`, nothing for none."""
+        return f"-{self.environment}" if self.environment else ""
+
+    @property
+    def work_pool(self) -> str:
+        """Return the name of its work pool."""
+        return self.named("backoffice")
+
+    def named(self, name: str) -> str:
+        """Return what that is called here: `full` is `full-staging` in `staging`."""
+        return f"{name}{self.suffix}"
+
+
+class ApiSettings(EnvironmentSettings):
+    """Where the REST API listens, what it asks its callers for, and what it starts."""
 
     token: Annotated[SecretStr, AfterValidator(_header_safe)] | None = Field(
         None, validation_alias="ADMIN_API_TOKEN"
@@ -231,6 +253,15 @@ def read_alert_settings() -> AlertSettings:
         SettingsError: `ADMIN_ALERT_WEBHOOK_URL` is malformed.
     """
     return _read(AlertSettings)
+
+
+def read_environment_settings() -> EnvironmentSettings:
+    """Read which environment this is from the environment and `.env`.
+
+    Raises:
+        SettingsError: `ADMIN_ENVIRONMENT` is malformed.
+    """
+    return _read(EnvironmentSettings)
 
 
 def _read(settings_type: type[SettingsType]) -> SettingsType:

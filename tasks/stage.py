@@ -48,12 +48,12 @@ def plan_stage(run: Run, entity_name: str) -> list[Batch]:
     """
     entity_type = entity_type_named(entity_name)
     hub = run.settings.hub(entity_type)
-    run.trail.stages.begin(run.id, entity_name, hub, datetime.now(UTC))
+    run.trail.stages.begin(run.attempt, entity_name, hub, datetime.now(UTC))
     for twin in run.source.duplicates(entity_type):
         run.record(Outcome(twin, error_of_twin(twin)))
     run.trail.buffer.flush()
     batches = run.source.plan(entity_type, run.settings.concurrency, run.settings.max_task_runs)
-    run.trail.stages.expect(run.id, entity_name, sum(batch.size for batch in batches))
+    run.trail.stages.expect(run.attempt, entity_name, sum(batch.size for batch in batches))
     run.slots.expect(min(len(batches), run.settings.concurrency))
     return batches
 
@@ -67,7 +67,7 @@ def plan_gone(run: Run, entity_name: str) -> list[GoneBatch]:
     Raises:
         MongoError: MongoDB is away, or does not let us.
     """
-    if not run.options.disable_gone or run.stopped_because(entity_name) is not None:
+    if not run.options.disable_gone or run.stop_switch.reason(entity_name) is not None:
         return []
     entity_type = entity_type_named(entity_name)
     gone = run.find_gone(entity_type)
@@ -114,7 +114,7 @@ def _write_off(run: Run, batch: Batch | GoneBatch, cause: BaseException) -> Stag
 
 def _still_gone(run: Run, entity_name: str) -> int:
     """Count what is gone from the source and enabled in Stage 1; 0 where not all was read."""
-    if run.stopped_because(entity_name) is not None:
+    if run.stop_switch.reason(entity_name) is not None:
         return 0
     entity_type = entity_type_named(entity_name)
     run.forget_unwanted(entity_type)

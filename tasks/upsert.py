@@ -11,6 +11,7 @@ from typing import Any, Final, TypeGuard
 from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import Abort
 from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
@@ -29,19 +30,19 @@ from tasks.decision import (
     stop_after,
 )
 from tasks.entities import EntityType, entity_type_named
-from tasks.errors import SUPERSEDED, ErrorClass, ItemError, StopReason
+from tasks.errors import SUPERSEDED, ErrorClass, ItemError, LeaveReason, StopReason
 from tasks.hub.answer import UpsertOutcome
 from tasks.hub.breaker import Permit
+from tasks.limit import SlotsUnavailable
 from tasks.mongo_errors import MongoUnavailable
 from tasks.outcome import Outcome
 from tasks.request import Request
 from tasks.run import Run, run_of
 from tasks.settings import Settings, read_mongo_settings
-from tasks.slots import SlotsUnavailable
+from tasks.slots import HeldSlot
 from tasks.source.batch import Batch, GoneBatch
 from tasks.trail.audit_trail import audit_trail
-from tasks.trail.fields import RunId
-from tasks.trail.runs import RunAttempt
+from tasks.trail.fields import RunAttempt, RunId
 from tasks.trail.stages import RequestTimes, StageTotals
 
 RETRY_JITTER_FACTOR: Final = 0.3
@@ -172,28 +173,40 @@ def send_batch(run: Run, batch: Batch | GoneBatch, task_run_id: str) -> BatchRes
     """
     if run.settings.task_runner == "threads":
         _share_a_core()
-    sender = _Sender(run, entity_type_named(batch.entity_type), task_run_id)
     gate = run.gates[batch.entity_type]
-    with nullcontext() if run.options.dry_run else run.slots.held(gate.is_open):
-        for page in run.lookup.pages(batch):
-            sender.carry_out_all(page)
-    run.trail.buffer.flush()
-    times = RequestTimes.of(sender.durations_ms)
-    run.trail.stages.count_requests(run.id, batch.entity_type, times)
+    with nullcontext() if run.options.dry_run else run.slots.held(gate.is_open) as slot:
+        sender = _Sender(run, entity_type_named(batch.entity_type), task_run_id, slot)
+        try:
+            for page in run.lookup.pages(batch):
+                sender.carry_out_all(page)
+        except Abort:
+            _put_on_record(run, batch, sender)
+            run.trail.counting.recount(run.id, batch.entity_type)
+            raise
+    _put_on_record(run, batch, sender)
     if not run.is_here:
         run.trail.counting.recount(run.id, batch.entity_type)
     result = sender.count.result()
     return replace(result, to_retry=0) if gate.closed_because else result
 
 
+def _put_on_record(run: Run, batch: Batch | GoneBatch, sender: "_Sender") -> None:
+    run.trail.buffer.flush()
+    times = RequestTimes.of(sender.durations_ms)
+    run.trail.stages.count_requests(run.attempt, batch.entity_type, times)
+
+
 class _Sender:
     """Carries out what is decided of a batch's items, in one execution of its task run."""
 
-    def __init__(self, run: Run, entity_type: EntityType, task_run_id: str) -> None:
+    def __init__(
+        self, run: Run, entity_type: EntityType, task_run_id: str, slot: HeldSlot | None
+    ) -> None:
         self.count = BatchCount()
         self.durations_ms: list[float] = []
         self._run = run
         self._gate = run.gates[entity_type.name]
+        self._slot = slot
         self._entity_type = entity_type
         self._task_run_id = task_run_id
         self._conditions = run.conditions(entity_type)
@@ -204,6 +217,7 @@ class _Sender:
             self._carry_out_each(page[start : start + _ANNOUNCED_AT_ONCE])
 
     def _carry_out_each(self, candidates: Sequence[Candidate]) -> None:
+        _raise_if_left(self._gate.closed_because)
         decided = [(candidate, decide(candidate, self._conditions)) for candidate in candidates]
         sends = [(each, it.request) for each, it in decided if isinstance(it, Send)]
         taken = self._run.announce(
@@ -231,9 +245,14 @@ class _Sender:
                 self.count.add_would_send(request.item.natural_key)
 
     def _send(self, request: Request, attempts: int, candidate: Candidate) -> None:
-        """Send an item once the gate admits it; of a run that is stopped, it is not sent."""
-        permit = self._gate.admit()
+        """Send an item once the gate admits it; of a run that is stopped, it is not sent.
+
+        Raises:
+            Abort: this process has to leave the run; the item is let be.
+        """
+        permit = self._permit()
         if isinstance(permit, StopReason):
+            _raise_if_left(permit)
             self._carry_out(after_stop(permit, request, candidate.prior), candidate)
             return
         answer = self._request(request, permit, candidate)
@@ -242,20 +261,34 @@ class _Sender:
         outcome = Outcome(request.item, error, request, candidate.known, answer)
         self._record(outcome, candidate, attempts=attempts + 1)
 
+    def _permit(self) -> Permit | StopReason:
+        """Wait for the gate, MongoDB and a slot; return why nothing may be sent, if so."""
+        permit = self._gate.admit()
+        if isinstance(permit, StopReason):
+            return permit
+        try:
+            self._run.retry.await_mongodb()
+            if self._slot is None or self._slot.await_lease():
+                return permit
+        except BaseException:
+            self._gate.abandon(permit)
+            raise
+        self._gate.abandon(permit)
+        return self._gate.admit()
+
     def _request(self, request: Request, permit: Permit, candidate: Candidate) -> UpsertOutcome:
         """Send one request, and let the run and the stage obey its outcome."""
         run, item = self._run, request.item
         try:
-            run.retry.await_mongodb()
             answer = run.hub.upsert(item.entity_type, request.request_id, item.body)
         except BaseException:
             self._gate.abandon(permit)
             raise
         outcome = run.refusals.judged(answer, was_out=candidate.was_out)
         if endpoint_is_down := self._gate.report(permit, outcome):
-            run.stop_stage(item.entity_type, endpoint_is_down)
+            run.stop_switch.stop_stage(item.entity_type.name, endpoint_is_down)
         if reason := stop_after(item, outcome.error):
-            run.stop(reason)
+            run.stop_switch.stop(reason)
         return outcome
 
     def _note_back(self, natural_keys: Sequence[str]) -> None:
@@ -278,6 +311,11 @@ class _Sender:
         is_new = candidate.prior is None
         self._run.record(outcome, is_new=is_new, task_run_id=self._task_run_id, **facts)
         self.count.add_outcome(outcome.error)
+
+
+def _raise_if_left(closed_because: StopReason | None) -> None:
+    if isinstance(closed_because, LeaveReason):
+        raise Abort(closed_because.message)
 
 
 def _is_back(decision: Decision) -> TypeGuard[LeaveUnchanged]:

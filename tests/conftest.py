@@ -50,7 +50,7 @@ _LONGEST_FIRST = (
     ("tests/integration/test_chaos.py",),
     ("tests/integration/test_replica_set.py",),
     ("tests/integration/test_api.py",),
-    ("tests/integration/test_alerts.py",),
+    ("tests/integration/test_deploy.py",),
     ("tests/integration/test_dask.py",),
     ("tests/integration/test_cargo_lambda.py",),
     ("tests/integration/test_intruders.py",),

@@ -6,8 +6,9 @@ from typing import Any
 from bson import ObjectId
 
 from tasks.errors import ErrorClass, ItemError
-from tasks.trail.fields import RunId
+from tasks.trail.fields import RunAttempt, RunId
 from tasks.trail.items import Announcement, Confirmed, ItemKey, ItemRecord, LastOutcome, Sent
+from tasks.trail.ownership import Ownership
 from tasks.trail.runs import RunOptions
 from tasks.trail.stages import StageTotals
 from tasks.trail.steps import Step, state_after
@@ -29,6 +30,15 @@ WOULD_SEND = ItemError("WOULD_SEND", "not sent: this is a dry run", ErrorClass.S
 def at(seconds: float) -> datetime:
     """Return the moment that many seconds after the tests' beginning of time."""
     return datetime(2024, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+
+
+def begin(
+    ownership: Ownership, run_id: RunId, options: RunOptions = OPTIONS, since: float = 0
+) -> RunAttempt:
+    """Begin the next attempt of a run, which runs in Prefect since then."""
+    attempt = ownership.take(run_id, options, at(since))
+    assert attempt is not None
+    return attempt
 
 
 def new_step(run_id: RunId, source_id: Any = 1, **fields: Any) -> Step:

@@ -10,6 +10,7 @@ from prefect.client.orchestration import get_client
 
 from deployments.api import health, items, metrics, syncs
 from deployments.api.errors import UNAUTHORIZED, answer_errors_in_one_shape, error_response
+from deployments.api.followed_runs import FollowedRuns
 from deployments.api.guard import browser_guard
 from deployments.api.sync_deployment import SyncDeployment
 from tasks.settings import ApiSettings, MongoSettings
@@ -21,8 +22,11 @@ def create_app(settings: ApiSettings, mongo_settings: MongoSettings) -> FastAPI:
     @asynccontextmanager
     async def with_prefect(app: FastAPI) -> AsyncIterator[None]:
         async with get_client() as client:
-            app.state.deployment = SyncDeployment(client)
+            deployment = SyncDeployment(client, settings, mongo_settings.mongodb_database)
+            followed = FollowedRuns(deployment)
+            app.state.deployment, app.state.followed = deployment, followed
             yield
+            await followed.stop()
 
     app = FastAPIOffline(
         title="Backoffice Sync Orchestrator",

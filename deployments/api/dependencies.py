@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from deployments.api.followed_runs import FollowedRuns
 from deployments.api.sync_deployment import SyncDeployment
 from tasks.mongo import MongoRetry, mongo_retry
 from tasks.settings import MongoSettings
@@ -46,9 +47,15 @@ def _deployment(request: Request) -> SyncDeployment:
     return deployment
 
 
+def _followed(request: Request) -> FollowedRuns:
+    followed: FollowedRuns = request.app.state.followed
+    return followed
+
+
 History = Annotated[RunHistory, Depends(_history)]
 SyncItems = Annotated[ItemHistory, Depends(_items)]
 SyncFigures = Annotated[Figures, Depends(_figures)]
 Retry = Annotated[MongoRetry, Depends(_retry)]
 Trail = Annotated[AuditTrail, Depends(_trail)]
 Deployment = Annotated[SyncDeployment, Depends(_deployment)]
+Followed = Annotated[FollowedRuns, Depends(_followed)]

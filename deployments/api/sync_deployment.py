@@ -1,15 +1,17 @@
-"""The deployments of `admin-sync`, as a door uses them: is a sync under way, start, cancel."""
+"""An environment's deployments of `admin-sync`: is a sync under way, start, cancel."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
     FlowFilter,
     FlowFilterName,
     FlowRunFilter,
@@ -28,6 +30,7 @@ from prefect.states import Cancelling
 
 from flows.dashboard import name_of_run
 from flows.state_mirror import FLOW_NAME
+from tasks.settings import EnvironmentSettings
 from tasks.trail.runs import RunOptions, SyncMode
 
 _CALL_SECONDS: Final = 10.0
@@ -46,17 +49,33 @@ class PrefectUnavailable(RuntimeError):
     """Prefect can't do what was asked; the message says what to look at."""
 
 
-class SyncDeployment:
-    """Speaks to the Prefect API of one client; every method raises `PrefectUnavailable`."""
+class RunEnded(RuntimeError):
+    """There is nothing left to cancel."""
 
-    def __init__(self, client: PrefectClient) -> None:
+
+class SyncDeployment:
+    """Speaks to the Prefect API of one client; every method raises `PrefectUnavailable`.
+
+    Args:
+        client: speaks to Prefect's API.
+        environment: whose deployments these are; it sees nothing of others on that server.
+        database: name of the MongoDB database, told by a tag of what is started.
+    """
+
+    def __init__(
+        self, client: PrefectClient, environment: EnvironmentSettings, database: str
+    ) -> None:
         self._client = client
+        self._environment = environment
+        self._database = database
 
     async def unfinished_run(self) -> FlowRun | None:
-        """Return the sync that is under way or due, whatever started it; None for none."""
+        """Return the sync of a deployment that is under way or due; None for none."""
+        names = [self._environment.named(mode.value) for mode in SyncMode]
         async with _in_time():
             flow_runs = await self._client.read_flow_runs(
                 flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
+                deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=names)),
                 flow_run_filter=FlowRunFilter(
                     state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED)),
                     expected_start_time=FlowRunFilterExpectedStartTime.model_validate(
@@ -66,29 +85,48 @@ class SyncDeployment:
             )
         return min(flow_runs, key=_place_in_line, default=None)
 
-    async def start(self, options: RunOptions) -> FlowRun:
-        """Create a flow run, which a worker picks up."""
+    async def start(self, options: RunOptions, key: str) -> tuple[FlowRun, bool]:
+        """Create a flow run, which a worker picks up; return it, and True.
+
+        Where there is one of that key already, return that one, and False.
+        """
         deployment = await self._deployment(options.mode)
+        request = {"request": uuid4().hex}
         async with _in_time():
-            return await self._client.create_flow_run_from_deployment(
+            flow_run = await self._client.create_flow_run_from_deployment(
                 deployment.id,
                 name=name_of_run(options),
                 parameters=options.as_parameters(),
+                context=request,
+                tags=[f"database:{self._database}"],
+                idempotency_key=f"{self._environment.work_pool}:{self._database}:{key}",
             )
+        return flow_run, flow_run.context == request
 
     async def cancel(self, flow_run_id: str) -> FlowRun | None:
         """Ask for the end of a flow run, as `prefect flow-run cancel` does.
 
-        Returns it as it is then: Cancelling, or Cancelled if it had not begun. None where nothing
-        is left to cancel: it has ended, or Prefect no longer knows it.
+        Returns it as it is then: Cancelling, or Cancelled if no process has taken it. None where
+        Prefect doesn't know it.
+
+        Raises:
+            RunEnded: it has ended.
         """
         async with _in_time():
             try:
                 answer: OrchestrationResult[Any] = await self._client.set_flow_run_state(
                     flow_run_id, Cancelling()
                 )
-                if answer.status is SetStateStatus.ABORT:
-                    return None
+            except ObjectNotFound:
+                return None
+        if answer.status is SetStateStatus.ABORT:
+            raise RunEnded
+        return await self.flow_run(flow_run_id)
+
+    async def flow_run(self, flow_run_id: str) -> FlowRun | None:
+        """Return a flow run as it is now, None where Prefect doesn't know it."""
+        async with _in_time():
+            try:
                 return await self._client.read_flow_run(UUID(flow_run_id))
             except ObjectNotFound:
                 return None
@@ -98,8 +136,9 @@ class SyncDeployment:
         return (await self._deployment(SyncMode.FULL)).status is DeploymentStatus.READY
 
     async def _deployment(self, mode: SyncMode) -> DeploymentResponse:
+        name = f"{FLOW_NAME}/{self._environment.named(mode.value)}"
         async with _in_time():
-            return await self._client.read_deployment_by_name(f"{FLOW_NAME}/{mode.value}")
+            return await self._client.read_deployment_by_name(name)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Depends, Query
 from fastapi.security import HTTPBearer
 from prefect.client.schemas.objects import FlowRun
 
-from deployments.api.dependencies import Deployment, History, Retry, Trail
+from deployments.api.dependencies import Deployment, Followed, History, Retry, Trail
 from deployments.api.errors import (
     FOREIGN_PAGE,
     INVALID,
@@ -29,12 +29,15 @@ from deployments.api.models import (
     RunStarted,
     SyncRequest,
 )
+from deployments.api.sync_deployment import RunEnded, SyncDeployment
+from flows.ending import cancel_in_trail
 from flows.state_mirror import mirror_state, open_run_of
 from tasks.entities import EntityName
+from tasks.errors import FLOW_RUN_DELETED
 from tasks.trail.audit_trail import AuditTrail
 from tasks.trail.fields import RunId, RunKey
 from tasks.trail.history import Page, RunHistory
-from tasks.trail.runs import RunRecord
+from tasks.trail.runs import RunOptions, RunRecord
 from tasks.trail.stages import RunStatus
 from tasks.trail.steps import StepRecord
 
@@ -43,7 +46,6 @@ BEARER: Final = Depends(HTTPBearer(auto_error=False, description="ADMIN_API_TOKE
 
 PageNumber = Annotated[int, Query(ge=1, le=1_000_000, description="Which page, from 1.")]
 PageLimit = Annotated[int, Query(ge=1, le=500, description="Entries a page.")]
-_start_lock: Final = asyncio.Lock()
 router = APIRouter(
     prefix="/api/admin/sync",
     tags=["sync"],
@@ -62,16 +64,17 @@ async def start_sync(
     deployment: Deployment,
     trail: Trail,
     retry: Retry,
+    followed: Followed,
     asked: Annotated[SyncRequest | None, Body()] = None,
 ) -> RunStarted:
     """Hand a sync to Prefect and answer at once; without a body, a full one of all types."""
     options = (asked or SyncRequest()).options(API_TRIGGER)
-    async with _start_lock:
-        await asyncio.to_thread(retry.await_mongodb)
-        if (flow_run := await deployment.unfinished_run()) is not None:
-            raise await asyncio.to_thread(_already_running, trail, flow_run)
-        flow_run = await deployment.start(options)
-        run_id = await asyncio.to_thread(open_run_of, trail, flow_run)
+    await asyncio.to_thread(retry.await_mongodb)
+    flow_run, is_new = await _start(deployment, trail, options)
+    run_id = await asyncio.to_thread(open_run_of, trail, flow_run)
+    if not is_new:
+        raise _already_running(run_id, flow_run.name)
+    followed.follow(trail, str(flow_run.id))
     return RunStarted(run_id=str(run_id), status=RunStatus.PENDING, message="Sync started")
 
 
@@ -116,25 +119,66 @@ def list_steps(
     responses=error_responses(NO_SUCH_RUN, RUN_FINISHED, FOREIGN_PAGE),
 )
 async def cancel_sync(
-    deployment: Deployment, trail: Trail, history: History, run_id: RunKey
+    deployment: Deployment, trail: Trail, history: History, followed: Followed, run_id: RunKey
 ) -> RunCancelled:
     """Have Prefect end a sync and answer at once; what was sent stays on record."""
     run = await asyncio.to_thread(_existing_run, history, run_id)
-    flow_run = await deployment.cancel(run.flow_run_id)
-    if flow_run is None or flow_run.state is None:
-        raise RUN_FINISHED
-    message = "The sync is being cancelled"
-    if flow_run.state.is_final():
+    try:
+        flow_run = await deployment.cancel(run.flow_run_id)
+    except RunEnded:
+        raise RUN_FINISHED from None
+    if flow_run is None:
+        await asyncio.to_thread(_end_unknown, trail, run)
+    elif flow_run.state is not None and flow_run.state.is_final():
         # Prefect runs no state hook of a run that had not begun.
         await asyncio.to_thread(mirror_state, trail, flow_run, flow_run.state)
-        run = await asyncio.to_thread(_existing_run, history, run_id)
-        message = "The sync is cancelled"
+    else:
+        followed.follow(trail, run.flow_run_id)
+        return _cancelled(run, "The sync is being cancelled")
+    run = await asyncio.to_thread(_existing_run, history, run_id)
+    return _cancelled(run, "The sync is cancelled")
+
+
+async def _start(
+    deployment: SyncDeployment, trail: AuditTrail, options: RunOptions
+) -> tuple[FlowRun, bool]:
+    """Return a flow run, and whether it is new: of requests at the same moment, one makes it."""
+    while True:
+        # Read first: whoever starts a run after this is seen below, or makes the same flow run.
+        key = await asyncio.to_thread(trail.runs.next_key)
+        await _require_none_under_way(deployment, trail)
+        flow_run, is_new = await deployment.start(options, key)
+        if flow_run.state is None or not flow_run.state.is_final():
+            return flow_run, is_new
+        # It was cancelled before it was on record. Once it is, there is another key.
+        await asyncio.to_thread(mirror_state, trail, flow_run, flow_run.state)
+
+
+async def _require_none_under_way(deployment: SyncDeployment, trail: AuditTrail) -> None:
+    run_id = await asyncio.to_thread(trail.ownership.under_way)
+    if run_id is not None:
+        run = await asyncio.to_thread(trail.runs.find, run_id)
+        raise _already_running(run_id, run.flow_run_name if run else "")
+    flow_run = await deployment.unfinished_run()
+    if flow_run is not None:
+        run_id = await asyncio.to_thread(open_run_of, trail, flow_run)
+        raise _already_running(run_id, flow_run.name)
+
+
+def _already_running(run_id: RunId, name: str) -> ApiError:
+    message = f"A sync is already under way: {name}"
+    return SYNC_RUNNING.saying(message, {"run_id": str(run_id)})
+
+
+def _end_unknown(trail: AuditTrail, run: RunRecord) -> None:
+    """End a run whose flow run was deleted in Prefect; its process, if any, stops by that."""
+    if run.status.is_terminal:
+        raise RUN_FINISHED
+    cancel_in_trail(trail, run.id, FLOW_RUN_DELETED)
+
+
+def _cancelled(run: RunRecord, message: str) -> RunCancelled:
     return RunCancelled(run_id=str(run.id), status=run.status, message=message)
-
-
-def _already_running(trail: AuditTrail, flow_run: FlowRun) -> ApiError:
-    message = f"A sync is already under way: {flow_run.name}"
-    return SYNC_RUNNING.saying(message, {"run_id": str(open_run_of(trail, flow_run))})
 
 
 def _existing_run(history: RunHistory, run_id: RunId) -> RunRecord:

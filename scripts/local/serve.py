@@ -11,11 +11,15 @@ from typing import Final
 
 from rich.console import Console
 
-from deployments.deploy import WORK_POOL
 from scripts.local.parts import LOCAL, start_missing_parts
 from scripts.local.process import StartFailed, answers, require_free, running, serve_until_stopped
 from tasks.mongo_errors import MongoError
-from tasks.settings import SettingsError, read_api_settings, read_settings
+from tasks.settings import (
+    SettingsError,
+    read_api_settings,
+    read_environment_settings,
+    read_settings,
+)
 
 _REPOSITORY: Final = Path(__file__).parents[2]
 _WORKER_SETTINGS: Final = {"PREFECT_WORKER_QUERY_SECONDS": "5"}
@@ -46,13 +50,11 @@ def _parser() -> argparse.ArgumentParser:
 @contextmanager
 def _doors(prefect_port: int) -> Iterator[str]:
     with ExitStack() as parts:
-        prefect_is_ours = start_missing_parts(parts, prefect_port or None)
+        start_missing_parts(parts, prefect_port or None)
         read_settings()
         with _console.status("Making the deployments"):
             _run_module("deployments.deploy")
         with _console.status("Starting the worker and the REST API"):
-            if prefect_is_ours:
-                parts.callback(_run_module, "scripts.local.end_runs")
             parts.enter_context(_worker())
             api_url = parts.enter_context(_rest_api())
         yield _told(api_url)
@@ -75,10 +77,10 @@ def _run_module(name: str) -> None:
 
 @contextmanager
 def _worker() -> Iterator[None]:
-    log_path = LOCAL / "worker.log"
+    pool, log_path = read_environment_settings().work_pool, LOCAL / "worker.log"
     log_path.unlink(missing_ok=True)
     with running(
-        [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL],
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool],
         name="The worker",
         ready=lambda: "started!" in log_path.read_text(errors="replace"),
         env={**os.environ, **_WORKER_SETTINGS},
@@ -106,13 +108,14 @@ def _rest_api() -> Iterator[str]:
 
 
 def _told(api_url: str) -> str:
+    full = read_environment_settings().named("full")
     dashboard = os.environ["PREFECT_API_URL"].removesuffix("/api")
     return "\n".join(
         [
             f"Dashboard      {dashboard}/deployments",
             f"REST API       {api_url}/docs",
             f"Command line   PREFECT_API_URL={dashboard}/api prefect deployment run "
-            "admin-sync/full --watch",
+            f"admin-sync/{full} --watch",
             f"Logs           {LOCAL}",
             "Everything stays up until Ctrl-C.",
         ]

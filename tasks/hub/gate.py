@@ -7,7 +7,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
-from tasks.errors import StopReason
+from tasks.errors import LeaveReason, StopReason
 from tasks.hub.answer import UpsertOutcome
 from tasks.hub.breaker import CircuitBreaker, Permit
 from tasks.hub.pace import Pace
@@ -58,9 +58,10 @@ class SendGate:
         self.closed_because: StopReason | None = None
 
     def close(self, reason: StopReason) -> None:
-        """Admit nothing more; the first reason stays."""
+        """Admit nothing more; the first reason stays, unless the run is then to be left."""
         with self._changed:
-            self.closed_because = self.closed_because or reason
+            if self.closed_because is None or isinstance(reason, LeaveReason):
+                self.closed_because = reason
             self._changed.notify_all()
 
     def is_open(self) -> bool:

@@ -12,7 +12,7 @@ from tasks.settings import MongoSettings
 from tasks.trail.counting import Counting
 from tasks.trail.gone import Gone
 from tasks.trail.items import ITEM_INDEXES, Items
-from tasks.trail.liveness import Liveness
+from tasks.trail.ownership import Ownership
 from tasks.trail.runs import RUN_INDEXES, Runs
 from tasks.trail.stages import Stages
 from tasks.trail.step_buffer import StepBuffer
@@ -37,7 +37,7 @@ class AuditTrail:
     runs: Runs
     stages: Stages
     stops: Stops
-    liveness: Liveness
+    ownership: Ownership
     steps: Steps
     items: Items
     gone: Gone
@@ -78,7 +78,7 @@ def trail_of(
         runs,
         Stages(sync_runs, retry),
         Stops(sync_runs, retry),
-        Liveness(sync_runs, retry),
+        Ownership(sync_runs, retry),
         steps,
         Items(sync_items, retry),
         Gone(sync_items, retry),

@@ -1,5 +1,6 @@
-"""Types that the fields of the trail's documents share."""
+"""Types that the parts of the trail share."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any
@@ -73,3 +74,15 @@ UtcTime = Annotated[datetime, PlainSerializer(_in_milliseconds, when_used="json"
 """A time, in JSON as the seed document writes it: `2024-01-01T00:00:00.000Z`."""
 Text = Annotated[Any, PlainSerializer(str, return_type=str, when_used="json")]
 """A value of any BSON type, shown as text."""
+
+
+@dataclass(frozen=True)
+class RunAttempt:
+    """One execution of a run: a flow run that is retried goes on in the same run, as its next."""
+
+    run_id: RunId
+    number: int
+
+    def as_match(self) -> dict[str, Any]:
+        """Match the run as long as no later attempt has begun."""
+        return {"_id": self.run_id, "attempt": self.number}

@@ -19,7 +19,14 @@ from tasks.trail.stages import RunStatus, StageRecord, StageTotals, Totals, seco
 RUN_INDEXES: Final = [
     IndexModel([("flow_run_id", ASCENDING)], unique=True),
     IndexModel([("started_at", DESCENDING), ("_id", DESCENDING)]),
+    IndexModel(
+        [("active", ASCENDING)], unique=True, partialFilterExpression={"active": {"$eq": True}}
+    ),
 ]
+ACTIVE: Final[Mapping[str, Any]] = {"active": True}
+"""Field of the one run of the database that has the turn; the others lack it."""
+INACTIVE: Final[Mapping[str, Any]] = {"active": True, "alive_at": True}
+"""Fields that a run loses when nobody works on it any more."""
 NEWEST_FIRST: Final = {"started_at": DESCENDING, "_id": DESCENDING}
 
 
@@ -46,14 +53,6 @@ class RunOptions:
     def as_parameters(self) -> dict[str, Any]:
         """Return the parameters of the flow that ask for the same."""
         return {**asdict(self), "entities": list(self.entities)}
-
-
-@dataclass(frozen=True)
-class RunAttempt:
-    """One execution of a run: a flow run that is retried goes on in the same run, as its next."""
-
-    run_id: RunId
-    number: int
 
 
 class RunErrorRecord(Record):
@@ -91,7 +90,7 @@ class RunRecord(Record):
     mirrored_at: datetime | None = Field(None, exclude=True)
     """When Prefect's flow run entered the state that `status` is taken from."""
     alive_at: datetime | None = Field(None, exclude=True)
-    """When the process of the run was last heard of, by MongoDB's clock."""
+    """When the process of the run was last heard of, by MongoDB's clock; None while it has none."""
 
     @property
     def seconds(self) -> float | None:
@@ -116,21 +115,27 @@ class Runs:
         self._runs = runs
         self._retry = retry
 
-    @mongo_operation
     def open(self, flow_run_id: str, flow_run_name: str, options: RunOptions) -> RunId:
         """Find or create the run of a Prefect flow run and return its `run_id`."""
+        return self.open_new(flow_run_id, flow_run_name, options)[0]
+
+    @mongo_operation
+    def open_new(
+        self, flow_run_id: str, flow_run_name: str, options: RunOptions
+    ) -> tuple[RunId, bool]:
+        """Find or create the run of a Prefect flow run; return its `run_id`, and if it is new."""
         opening = RunRecord(
             flow_run_id=flow_run_id,
             flow_run_name=flow_run_name,
-            mode=options.mode,
-            dry_run=options.dry_run,
-            trigger=options.trigger,
-            parameters=options.as_parameters(),
             started_at=datetime.now(UTC),
-            stages=[StageRecord(entity_type=entity_type) for entity_type in options.entities],
+            stages=[],
+            **as_fields(options),
         )
         document = stored(opening)
         document["_id"] = document.pop("id")
+        document["stages"] = [opening_stage(entity_type) for entity_type in options.entities]
+        for name in INACTIVE:
+            document.pop(name, None)
         run = self._runs.find_one_and_update(
             {"flow_run_id": flow_run_id},
             {"$setOnInsert": document},
@@ -138,18 +143,15 @@ class Runs:
             upsert=True,
             return_document=ReturnDocument.AFTER,
         )
-        return cast(RunId, cast(Document, run)["_id"])
+        run_id = cast(RunId, cast(Document, run)["_id"])
+        return run_id, run_id == opening.id
 
     @mongo_operation
-    def begin_attempt(self, run_id: RunId) -> RunAttempt:
-        """Begin the next execution of a run; an earlier one that still goes on counts no more."""
-        run = self._runs.find_one_and_update(
-            {"_id": run_id},
-            {"$inc": {"attempt": 1}, **ALIVE_NOW},
-            projection={"attempt": True},
-            return_document=ReturnDocument.AFTER,
-        )
-        return RunAttempt(run_id, cast(Document, run)["attempt"])
+    def next_key(self) -> str:
+        """Return a text that changes with each new run: who gets the same means the same run."""
+        newest = self._runs.find_one({}, {"_id": True}, sort=[("_id", DESCENDING)])
+        count = self._runs.estimated_document_count()
+        return f"{count}:{newest and newest['_id']}"
 
     @mongo_operation
     def find(self, run_id: RunId) -> RunRecord | None:
@@ -157,34 +159,29 @@ class Runs:
         return run_record(self._runs.find_one({"_id": run_id}))
 
     @mongo_operation
-    def mirror(self, run_id: RunId, status: RunStatus, message: str, at: datetime) -> None:
-        """Take over the state that a run that goes on entered at `at`, unless it is older news."""
-        change: Document = {"status": status, "message": message, "mirrored_at": at}
-        if status is RunStatus.RUNNING:
-            self._runs.update_one({"_id": run_id, "attempt": 0}, {"$set": {"started_at": at}})
-            change |= {"stopped_because": None, "finished_at": None}
-        self._runs.update_one({"_id": run_id, **_not_newer_than(at, "$lt")}, {"$set": change})
-
-    @mongo_operation
     def end(
         self,
         run: RunRecord,
         status: RunStatus,
         message: str,
-        at: datetime,
+        at: datetime | None,
         stages: Sequence[StageRecord],
         errors: Sequence[RunErrorRecord],
     ) -> bool:
-        """Note how a run ended at `at`, and its stages with it; False where that is older news."""
-        ended = {
-            "status": status,
-            "message": message,
-            "mirrored_at": at,
-            "finished_at": at,
-            **_counts(run, stages, errors),
-        }
-        not_newer = {"_id": run.id, **_not_newer_than(at, "$lte")}
-        return bool(self._runs.update_one(not_newer, {"$set": ended}).matched_count)
+        """Note how a run ended, and its stages with it; False where that is older news.
+
+        So it is where another attempt has begun since the run was read. `at` is when Prefect has
+        noted this end, by its clock; None where it has not.
+        """
+        ended = {"status": status, "message": message, **_counts(run, stages, errors)}
+        as_read = {"_id": run.id, "attempt": run.attempt}
+        ending: Document = {"$set": ended, "$unset": INACTIVE}
+        if at is None:
+            ending["$currentDate"] = {"finished_at": True}
+        else:
+            ended |= {"mirrored_at": at, "finished_at": at}
+            as_read |= not_newer_than(at, "$lte")
+        return bool(self._runs.update_one(as_read, ending).matched_count)
 
     @mongo_operation
     def correct(
@@ -208,8 +205,24 @@ def sum_of(stages: Sequence[StageRecord]) -> Totals:
     return Totals(**{name: getattr(total, name) for name in Totals.model_fields})
 
 
-ALIVE_NOW: Final[Mapping[str, Any]] = {"$currentDate": {"alive_at": True}}
-"""Update that notes, by MongoDB's clock, that the process of a run lives."""
+def as_fields(options: RunOptions) -> Document:
+    """Return the fields of a run that tell what was asked for, but for its stages."""
+    return {
+        "mode": options.mode,
+        "dry_run": options.dry_run,
+        "trigger": options.trigger,
+        "parameters": options.as_parameters(),
+    }
+
+
+def opening_stage(entity_type: str) -> Document:
+    """Return a stage as it is stored before it begins."""
+    return StageRecord(entity_type=entity_type).model_dump()
+
+
+def not_newer_than(at: datetime, comparison: str) -> Document:
+    """Match runs whose state is not from later than `at`, by Prefect's clock."""
+    return {"$or": [{"mirrored_at": None}, {"mirrored_at": {comparison: at}}]}
 
 
 def _counts(
@@ -227,7 +240,3 @@ def _counts(
         "errors": [error.model_dump() for error in errors],
         **changed,
     }
-
-
-def _not_newer_than(at: datetime, comparison: str) -> Document:
-    return {"$or": [{"mirrored_at": None}, {"mirrored_at": {comparison: at}}]}

@@ -17,7 +17,7 @@ from pymongo.write_concern import WriteConcern
 
 from tasks.errors import StopReason
 from tasks.mongo import Document, MongoRetry, mongo_operation
-from tasks.trail.fields import Record, RunId, UtcTime
+from tasks.trail.fields import Record, RunAttempt, UtcTime
 
 _logger = logging.getLogger(__name__)
 
@@ -175,57 +175,62 @@ class StageRecord(StageTotals):
 
 
 class Stages:
-    """Writes the stages of runs."""
+    """Writes the stages of runs; what an earlier attempt writes changes nothing."""
 
     def __init__(self, runs: Collection[Document], retry: MongoRetry) -> None:
         self._runs = runs
         self._retry = retry
 
-    def begin(self, run_id: RunId, entity_type: str, hub: str, at: datetime) -> None:
+    def begin(self, attempt: RunAttempt, entity_type: str, hub: str, at: datetime) -> None:
         """Note that a stage runs since `at`, and which Stage 1 it sends to."""
         began = {"status": RunStatus.RUNNING, "started_at": at, "finished_at": None, "hub": hub}
         anew = {"pace": None, "stopped_because": None}
-        self._change(run_id, entity_type, {**began, **anew})
+        self._change(attempt, entity_type, {**began, **anew})
 
-    def expect(self, run_id: RunId, entity_type: str, items: int) -> None:
+    def expect(self, attempt: RunAttempt, entity_type: str, items: int) -> None:
         """Note how many items a stage is going to have."""
-        self._change(run_id, entity_type, {"total": items})
+        self._change(attempt, entity_type, {"total": items})
 
     def end(
-        self, run_id: RunId, entity_type: str, status: RunStatus, totals: StageTotals, at: datetime
+        self,
+        attempt: RunAttempt,
+        entity_type: str,
+        status: RunStatus,
+        totals: StageTotals,
+        at: datetime,
     ) -> None:
         """Note how a stage ended at `at`, and with how many items."""
         ended = {"status": status, "finished_at": at, "pace": None, **totals.model_dump()}
-        self._change(run_id, entity_type, ended)
+        self._change(attempt, entity_type, ended)
 
-    def count_requests(self, run_id: RunId, entity_type: str, times: RequestTimes) -> None:
+    def count_requests(self, attempt: RunAttempt, entity_type: str, times: RequestTimes) -> None:
         """Add requests to those of a stage: a measure, not worth waiting for nor failing for."""
         if not times.count:
             return
         filled = {f"buckets.{name}": requests for name, requests in times.buckets.items()}
         added = {"count": times.count, "seconds": times.seconds, **filled}
         self._measure(
-            run_id,
+            attempt,
             entity_type,
             {"$inc": {f"stages.$.requests.{name}": value for name, value in added.items()}},
         )
 
-    def note_pace(self, run_id: RunId, entity_type: str, pace: float | None) -> None:
+    def note_pace(self, attempt: RunAttempt, entity_type: str, pace: float | None) -> None:
         """Note to how many requests a second a stage is held: a measure, too."""
-        self._measure(run_id, entity_type, {"$set": {"stages.$.pace": pace}})
+        self._measure(attempt, entity_type, {"$set": {"stages.$.pace": pace}})
 
-    def _measure(self, run_id: RunId, entity_type: str, change: Document) -> None:
+    def _measure(self, attempt: RunAttempt, entity_type: str, change: Document) -> None:
         try:
             self._runs.with_options(write_concern=_SOON).update_one(
-                {"_id": run_id, "stages.entity_type": entity_type}, change
+                {**attempt.as_match(), "stages.entity_type": entity_type}, change
             )
         except PyMongoError as error:
             _logger.warning("A measure is missing in the metrics: %s", type(error).__name__)
 
     @mongo_operation
-    def _change(self, run_id: RunId, entity_type: str, change: Document) -> None:
+    def _change(self, attempt: RunAttempt, entity_type: str, change: Document) -> None:
         self._runs.update_one(
-            {"_id": run_id, "stages.entity_type": entity_type},
+            {**attempt.as_match(), "stages.entity_type": entity_type},
             {"$set": {f"stages.$.{name}": value for name, value in change.items()}},
         )
 

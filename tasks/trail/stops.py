@@ -6,18 +6,17 @@ from typing import Final
 
 from pymongo.collection import Collection
 
-from tasks.errors import RUN_CANCELLED, StopReason
+from tasks.errors import RUN_ENDED, RUN_SUSPENDED, RUN_TAKEN_OVER, StopReason
 from tasks.mongo import Document, MongoRetry, mongo_operation
-from tasks.trail.fields import RunId
-from tasks.trail.runs import RunAttempt
+from tasks.trail.fields import RunAttempt
 from tasks.trail.stages import RunStatus
 
-_ENDED: Final = StopReason("the run has ended")
-_SUPERSEDED: Final = StopReason("the run has begun anew elsewhere")
+_FORGOTTEN: Final = StopReason("its document in sync_runs is gone")
 _FIELDS: Final = (
     "stopped_because",
     "attempt",
     "status",
+    "active",
     "stages.entity_type",
     "stages.stopped_because",
 )
@@ -31,17 +30,17 @@ class Stops:
         self._retry = retry
 
     @mongo_operation
-    def stop(self, run_id: RunId, reason: StopReason) -> None:
-        """Let no process send anything more for a run; the first reason stays."""
-        going_on = {"_id": run_id, "stopped_because": None}
+    def stop(self, attempt: RunAttempt, reason: StopReason) -> None:
+        """Let no process send anything more in an attempt of a run; the first reason stays."""
+        going_on = {**attempt.as_match(), "stopped_because": None}
         self._runs.update_one(going_on, {"$set": {"stopped_because": asdict(reason)}})
 
     @mongo_operation
-    def stop_stage(self, run_id: RunId, entity_type: str, reason: StopReason) -> None:
-        """Let no process send anything more in a stage of a run; the first reason stays."""
+    def stop_stage(self, attempt: RunAttempt, entity_type: str, reason: StopReason) -> None:
+        """Let no process send anything more in a stage of an attempt; the first reason stays."""
         going_on = {"entity_type": entity_type, "stopped_because": None}
         self._runs.update_one(
-            {"_id": run_id, "stages": {"$elemMatch": going_on}},
+            {**attempt.as_match(), "stages": {"$elemMatch": going_on}},
             {"$set": {"stages.$.stopped_because": asdict(reason)}},
         )
 
@@ -52,15 +51,16 @@ class Stops:
         With an entity type, its stage is looked at too.
         """
         run = self._runs.find_one({"_id": attempt.run_id}, _FIELDS)
-        if run is None or run["attempt"] != attempt.number:
-            return _SUPERSEDED
+        if run is None:
+            return _FORGOTTEN
+        if run["attempt"] != attempt.number:
+            return RUN_TAKEN_OVER
+        if RunStatus(run["status"]).is_terminal:
+            return RUN_ENDED
         if reason := run.get("stopped_because"):
             return StopReason(**reason)
-        status = RunStatus(run["status"])
-        if status is RunStatus.CANCELLED:
-            return RUN_CANCELLED
-        if status.is_terminal:
-            return _ENDED
+        if not run.get("active"):
+            return RUN_SUSPENDED
         return _reason_of_stage(run["stages"], entity_type)
 
 

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
-from pymongo import MongoClient
 
-from scripts.local.mongod import local_mongod
 from tests.e2e.checkout import Served, processes_of
 from tests.integration.world import PATIENCE_SECONDS, Document, http, wait_until
 
@@ -120,7 +118,7 @@ def test_two_syncs_never_overlap_and_the_second_waits_visibly(served: Served) ->
         return all(response["state"]["type"] == "COMPLETED" for response in responses)
 
     wait_until(both_ended, poll_seconds=0.5)
-    assert "AwaitingConcurrencySlot" in states_seen
+    assert "Waiting" in states_seen
     with served.database() as database:
         found = database.sync_runs.find({"flow_run_id": {"$in": [first, second]}})
         runs = list(found.sort({"started_at": 1}))
@@ -251,8 +249,3 @@ def test_ctrl_c_in_the_middle_of_a_sync_ends_all_that_was_started(served: Served
     served.process.send_signal(signal.SIGINT)
     assert served.process.wait(PATIENCE_SECONDS) == 0
     wait_until(lambda: not processes_of(served.checkout))
-    data = served.checkout / ".local" / "mongodb"
-    with local_mongod(data) as uri, MongoClient[Document](uri) as client:
-        (run,) = client["identity_backoffice"].sync_runs.find().sort({"started_at": -1}).limit(1)
-    assert str(run["_id"]) == started.json()["run_id"]
-    assert run["status"] == "crashed"

@@ -16,7 +16,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 
-from tasks.slots import LIMIT_NAME
+from tasks.limit import LIMIT_PREFIX
 from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, SyncRun, World, wait_until
 
 
@@ -98,9 +98,11 @@ class Served:
 
 
 def forget_slots() -> None:
-    """Free what killed processes hold of the limit, a minute before their leases end."""
+    """Free what killed processes hold of the limits, a minute before their leases end."""
     with get_client(sync_client=True) as api:
-        api.delete_global_concurrency_limit_by_name(LIMIT_NAME)
+        for limit in api.read_global_concurrency_limits(limit=200):
+            if limit.name.startswith(LIMIT_PREFIX):
+                api.delete_global_concurrency_limit_by_name(limit.name)
 
 
 @contextmanager

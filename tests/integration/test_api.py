@@ -17,14 +17,10 @@ import httpx
 import pytest
 from bson import ObjectId
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import TERMINAL_STATES, StateType
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelled, Completed, Running
+from prefect.states import Cancelled, Cancelling, Completed, Pending, Running, Scheduled, State
 from pymongo import MongoClient
 from pymongo.database import Database
 
@@ -56,6 +52,11 @@ class Api:
 
     def post(self, path: str, **arguments: Any) -> httpx.Response:
         return http.post(f"{self.base_url}{path}", headers=BEARER, **arguments)
+
+    def flow_runs(self) -> list[FlowRun]:
+        """Syncs in Prefect."""
+        syncs = FlowFilter(name=FlowFilterName(any_=["admin-sync"]))
+        return self.prefect.read_flow_runs(flow_filter=syncs)
 
 
 @contextmanager
@@ -93,13 +94,14 @@ def prefect_with_deployments(
         environment.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "3")
         home = prefect_home_in(tmp_path_factory.mktemp("prefect-of-api"))
         url = parts.enter_context(local_prefect_server(home))
-        subprocess.run(
-            [sys.executable, "-m", "deployments.deploy"],
-            cwd=REPOSITORY,
-            env={**os.environ, "PREFECT_API_URL": url},
-            check=True,
-            capture_output=True,
-        )
+        for name in ("", "staging"):
+            subprocess.run(
+                [sys.executable, "-m", "deployments.deploy"],
+                cwd=REPOSITORY,
+                env={**os.environ, "PREFECT_API_URL": url, "ADMIN_ENVIRONMENT": name},
+                check=True,
+                capture_output=True,
+            )
         yield url
 
 
@@ -108,37 +110,44 @@ def client_of(prefect_api_url: str) -> SyncPrefectClient:
         return get_client(sync_client=True)
 
 
-@pytest.fixture(scope="module")
-def api_process(
-    mongodb_uri: str, prefect_with_deployments: str, tmp_path_factory: pytest.TempPathFactory
+@contextmanager
+def api_of(
+    mongodb_uri: str, prefect_api_url: str, folder: Path, database: str, environment: str = ""
 ) -> Iterator[Api]:
     with (
         MongoClient(mongodb_uri, tz_aware=True) as client,
         serving(
-            tmp_path_factory.mktemp("api") / "api.log",
+            folder / "api.log",
             MONGODB_URI=mongodb_uri,
-            MONGODB_DB=DATABASE,
-            PREFECT_API_URL=prefect_with_deployments,
+            MONGODB_DB=database,
+            PREFECT_API_URL=prefect_api_url,
+            ADMIN_ENVIRONMENT=environment,
             ADMIN_API_TOKEN=TOKEN,
             ADMIN_SYNC_TOKEN="token",
             **upsert_urls("http://127.0.0.1:9"),
         ) as base_url,
-        client_of(prefect_with_deployments) as prefect,
+        client_of(prefect_api_url) as prefect,
     ):
-        yield Api(base_url, client[DATABASE], prefect)
-        client.drop_database(DATABASE)
+        yield Api(base_url, client[database], prefect)
+
+
+@pytest.fixture(scope="module")
+def api_process(
+    mongodb_uri: str, prefect_with_deployments: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Api]:
+    folder = tmp_path_factory.mktemp("api")
+    with api_of(mongodb_uri, prefect_with_deployments, folder, DATABASE) as api:
+        yield api
+        api.database.client.drop_database(DATABASE)
 
 
 @pytest.fixture
 def api(api_process: Api) -> Api:
-    """The API with an empty trail, and no sync under way."""
+    """The API with an empty trail, and no syncs in Prefect."""
     for name in ("sync_runs", "sync_steps", "sync_items"):
         api_process.database[name].delete_many({})
-    under_way = FlowRunFilterState(type=FlowRunFilterStateType(not_any_=list(TERMINAL_STATES)))
-    for flow_run in api_process.prefect.read_flow_runs(
-        flow_run_filter=FlowRunFilter(state=under_way)
-    ):
-        api_process.prefect.set_flow_run_state(flow_run.id, Cancelled(), force=True)
+    for flow_run in api_process.flow_runs():
+        api_process.prefect.delete_flow_run(flow_run.id)
     return api_process
 
 
@@ -218,6 +227,7 @@ def test_a_sync_is_handed_to_prefect_and_answered_at_once(api: Api) -> None:
     assert flow_run.deployment_id == deployment.id
     assert flow_run.name == document["flow_run_name"] == "all entities - REST API"
     assert flow_run.parameters["trigger"] == "REST API"
+    assert flow_run.tags == [f"database:{DATABASE}"]
     assert api.get(f"/admin/sync/runs/{body['run_id']}").json()["status"] == "pending"
 
 
@@ -239,16 +249,12 @@ def test_what_has_changed_is_another_deployment_of_the_same_flow(api: Api) -> No
     assert (document["mode"], document["dry_run"]) == ("changed", True)
     assert document["parameters"]["disable_gone"] is True
     flow_run = api.prefect.read_flow_run(document["flow_run_id"])
-    full, changed = (
-        api.prefect.read_deployment_by_name(f"admin-sync/{mode}") for mode in ("full", "changed")
-    )
+    changed = api.prefect.read_deployment_by_name("admin-sync/changed")
     assert flow_run.deployment_id == changed.id
     assert (flow_run.parameters["mode"], flow_run.parameters["dry_run"]) == ("changed", True)
     assert flow_run.name == "dry run: changed: all entities - REST API"
     shown = api.get(f"/admin/sync/runs/{response.json()['run_id']}").json()
     assert (shown["mode"], shown["dry_run"]) == ("changed", True)
-    assert full.global_concurrency_limit is not None
-    assert changed.global_concurrency_limit == full.global_concurrency_limit
     (schedule,) = changed.schedules
     assert (schedule.slug, schedule.active) == ("every-15-minutes", False)
 
@@ -261,12 +267,64 @@ def test_a_second_sync_is_turned_away_with_the_first_ones_run_id(api: Api) -> No
     assert api.database.sync_runs.count_documents({}) == 1
 
 
-def test_of_many_at_once_one_is_started(api: Api) -> None:
-    runs_before = len(api.prefect.read_flow_runs())
-    with ThreadPoolExecutor(8) as callers:
-        responses = list(callers.map(lambda _: api.post("/admin/sync/run"), range(8)))
-    assert sorted(response.status_code for response in responses) == [202] + [409] * 7
-    assert len(api.prefect.read_flow_runs()) == runs_before + 1
+def test_of_four_at_once_at_two_processes_one_is_started(
+    api: Api, mongodb_uri: str, prefect_with_deployments: str, tmp_path: Path
+) -> None:
+    modes = ["full", "changed"] * 2
+    with (
+        api_of(mongodb_uri, prefect_with_deployments, tmp_path, DATABASE) as another,
+        ThreadPoolExecutor(4) as callers,
+    ):
+        responses = list(
+            callers.map(
+                lambda api, mode: api.post("/admin/sync/run", json={"mode": mode}),
+                [api, api, another, another],
+                modes,
+            )
+        )
+        assert sorted(response.status_code for response in responses) == [202] + [409] * 3
+        (document,) = api.database.sync_runs.find()
+    (flow_run,) = api.flow_runs()
+    assert document["flow_run_id"] == str(flow_run.id)
+    for response, mode in zip(responses, modes, strict=True):
+        if response.status_code == 202:
+            assert response.json()["run_id"] == str(document["_id"])
+            assert mode == document["mode"]
+        else:
+            told = response.json()["error"]
+            assert told["details"] == {"run_id": str(document["_id"])}
+
+
+def test_two_environments_see_nothing_of_each_other(
+    api: Api, mongodb_uri: str, prefect_with_deployments: str, tmp_path: Path
+) -> None:
+    with api_of(
+        mongodb_uri, prefect_with_deployments, tmp_path, f"{DATABASE}_staging", "staging"
+    ) as staging:
+        assert api.post("/admin/sync/run").status_code == 202
+        started = staging.post("/admin/sync/run", json={"mode": "changed"})
+        assert started.status_code == 202
+        (document,) = staging.database.sync_runs.find()
+        second = staging.post("/admin/sync/run")
+        staging.database.client.drop_database(staging.database.name)
+    assert error_of(second) == (409, "SYNC_RUNNING")
+    assert second.json()["error"]["details"] == {"run_id": started.json()["run_id"]}
+    flow_run = api.prefect.read_flow_run(document["flow_run_id"])
+    deployment = api.prefect.read_deployment_by_name("admin-sync/changed-staging")
+    assert flow_run.deployment_id == deployment.id
+    assert flow_run.work_pool_name == "backoffice-staging"
+    assert api.database.sync_runs.count_documents({}) == 1
+
+
+def test_a_run_of_the_trail_alone_is_under_way_as_long_as_its_process_speaks(api: Api) -> None:
+    unfinished = {"status": "running", "finished_at": None, "mirrored_at": None, "attempt": 1}
+    run_id = add_run(api, active=True, alive_at=datetime.now(UTC), **unfinished)
+    refused = api.post("/admin/sync/run")
+    assert error_of(refused) == (409, "SYNC_RUNNING")
+    assert refused.json()["error"]["details"] == {"run_id": str(run_id)}
+    silent_since = datetime.now(UTC) - timedelta(seconds=50)
+    api.database.sync_runs.update_one({"_id": run_id}, {"$set": {"alive_at": silent_since}})
+    assert api.post("/admin/sync/run").status_code == 202
 
 
 def test_a_run_that_another_door_started_is_told_of_too(api: Api) -> None:
@@ -292,7 +350,7 @@ def test_a_run_that_is_scheduled_for_later_is_not_under_way(api: Api) -> None:
 
 
 def _has_scheduled_run(api: Api) -> bool:
-    flow_runs = api.prefect.read_flow_runs()
+    flow_runs = api.flow_runs()
     return any(r.auto_scheduled and r.state and r.state.is_scheduled() for r in flow_runs)
 
 
@@ -309,6 +367,45 @@ def test_a_run_that_has_not_begun_is_cancelled_at_once(api: Api) -> None:
     assert document["status"] == "cancelled"
     assert document["finished_at"] is not None
     assert api.prefect.read_flow_run(document["flow_run_id"]).state_type is StateType.CANCELLED
+    assert api.post("/admin/sync/run").status_code == 202
+
+
+@pytest.mark.parametrize("state", [Scheduled(), Pending()])
+def test_a_run_that_is_cancelled_elsewhere_before_it_begins_ends_in_the_trail(
+    api: Api, state: State[Any]
+) -> None:
+    api.post("/admin/sync/run")
+    (document,) = api.database.sync_runs.find()
+    for following in (state, Cancelling(), Cancelled(message="killed while it started")):
+        api.prefect.set_flow_run_state(document["flow_run_id"], following)
+    ended = {"status": "cancelled", "finished_at": {"$ne": None}}
+    run = wait_until(lambda: api.database.sync_runs.find_one(ended))
+    assert run["_id"] == document["_id"]
+    assert api.post("/admin/sync/run").status_code == 202
+
+
+def test_a_run_that_was_cancelled_before_it_was_on_record_is_no_obstacle(api: Api) -> None:
+    """As where an API was killed after it had asked Prefect for a run."""
+    run_id = api.post("/admin/sync/run").json()["run_id"]
+    (document,) = api.database.sync_runs.find()
+    api.database.sync_runs.delete_many({})
+    api.prefect.set_flow_run_state(document["flow_run_id"], Cancelled())
+    started = api.post("/admin/sync/run")
+    assert started.status_code == 202
+    assert started.json()["run_id"] != run_id
+    by_flow_run = {run["flow_run_id"]: run["status"] for run in api.database.sync_runs.find()}
+    assert by_flow_run.pop(document["flow_run_id"]) == "cancelled"
+    assert list(by_flow_run.values()) == ["pending"]
+
+
+def test_a_run_whose_flow_run_was_deleted_is_cancelled_in_the_trail(api: Api) -> None:
+    run_id = api.post("/admin/sync/run").json()["run_id"]
+    (document,) = api.database.sync_runs.find()
+    api.prefect.delete_flow_run(document["flow_run_id"])
+    cancelled = api.post(f"/admin/sync/runs/{run_id}/cancel")
+    assert cancelled.status_code == 202
+    assert cancelled.json()["status"] == "cancelled"
+    assert error_of(api.post(f"/admin/sync/runs/{run_id}/cancel")) == (409, "RUN_FINISHED")
     assert api.post("/admin/sync/run").status_code == 202
 
 
@@ -350,9 +447,9 @@ def test_what_is_no_run_is_not_cancelled(api: Api, run_id: str, told: tuple[int,
     [{"entities": []}, {"entities": ["tenants"]}, {"entities": "tenant"}, {"mode": 1}, [], 7],
 )
 def test_a_wrong_body_starts_nothing(api: Api, body: Any) -> None:
-    runs_before = len(api.prefect.read_flow_runs())
+    runs_before = len(api.flow_runs())
     assert error_of(api.post("/admin/sync/run", json=body)) == (422, "VALIDATION_ERROR")
-    assert len(api.prefect.read_flow_runs()) == runs_before
+    assert len(api.flow_runs()) == runs_before
     assert api.database.sync_runs.count_documents({}) == 0
 
 

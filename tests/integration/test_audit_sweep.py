@@ -46,23 +46,18 @@ def the_run(world: World, **match: str) -> Document:
     return run
 
 
-def silence(world: World, run: Document) -> None:
-    """Let the last that was heard of a run be long ago."""
-    world.database.sync_runs.update_one(
-        {"_id": run["_id"]}, {"$set": {"alive_at": LONG_AGO, "started_at": LONG_AGO}}
-    )
-
-
 def forget_the_end(world: World) -> None:
     """Let the run be on record as if the hooks of its end had never run."""
     before = {"status": "running", "finished_at": None, "mirrored_at": None}
     world.database.sync_runs.update_one({}, {"$set": before})
 
 
-def begin(state: State) -> str:
+def begin(state: State, deployment: str = "by hand") -> str:
     """Make a flow run that nobody executes, in that state."""
     with get_client(sync_client=True) as api:
-        flow_run = api.create_flow_run(admin_sync)
+        deployment_id = api.create_deployment(api.create_flow(admin_sync), deployment)
+        flow_run = api.create_flow_run_from_deployment(deployment_id)
+        api.set_flow_run_state(flow_run.id, Pending())
         api.set_flow_run_state(flow_run.id, state)
     return str(flow_run.id)
 
@@ -74,7 +69,8 @@ def test_a_killed_process_ends_as_crashed(world: World, tmp_path: Path) -> None:
     assert flow_run_id not in end_dead_runs(read_mongo_settings()), "it was heard of a moment ago"
     assert the_run(world)["status"] == "running"
 
-    assert flow_run_id in end_dead_runs(read_mongo_settings(), silent_seconds=0.5)
+    world.silence()
+    assert flow_run_id in end_dead_runs(read_mongo_settings())
 
     assert state_of(flow_run_id) is StateType.CRASHED
     ended = the_run(world)
@@ -85,7 +81,7 @@ def test_a_killed_process_ends_as_crashed(world: World, tmp_path: Path) -> None:
     assert "AwaitingRetry" not in {step["state"] for step in steps}
     stages = [stage["status"] for stage in ended["stages"]]
     assert stages == ["crashed", "pending", "pending", "pending", "pending"]
-    assert end_dead_runs(read_mongo_settings(), silent_seconds=0) == []
+    assert end_dead_runs(read_mongo_settings()) == []
 
 
 @pytest.mark.parametrize(
@@ -96,12 +92,15 @@ def test_a_killed_process_ends_as_crashed(world: World, tmp_path: Path) -> None:
         (Cancelling(), StateType.CANCELLED, "cancelled"),
     ],
 )
-def test_a_run_that_only_prefect_knows(
-    world: World, left: State, end: StateType, status: str
+def test_a_run_of_a_deployment_whose_process_never_spoke(
+    world: World, monkeypatch: pytest.MonkeyPatch, left: State, end: StateType, status: str
 ) -> None:
-    flow_run_id = begin(left)
+    monkeypatch.setenv("ADMIN_ENVIRONMENT", "never-spoke")
+    flow_run_id = begin(left, deployment="full-never-spoke")
     assert end_dead_runs(read_mongo_settings()) == []
-    assert end_dead_runs(read_mongo_settings(), silent_seconds=0) == [flow_run_id]
+    assert world.database.sync_runs.count_documents({}) == 0
+    monkeypatch.setattr("flows.audit_sweep.PATIENCE_SECONDS", -60.0)
+    assert end_dead_runs(read_mongo_settings()) == [flow_run_id]
     assert state_of(flow_run_id) is end
     assert the_run(world, flow_run_id=flow_run_id)["status"] == status
 
@@ -111,9 +110,10 @@ def test_a_run_that_prefect_forgot(world: World) -> None:
     run = world.sync()
     with get_client(sync_client=True) as api:
         api.delete_flow_run(UUID(run.document["flow_run_id"]))
-    world.database.sync_runs.update_one({}, {"$set": {"status": "running"}})
+    alive = {"$currentDate": {"alive_at": True}}
+    world.database.sync_runs.update_one({}, {"$set": {"status": "running"}, **alive})
     assert end_dead_runs(read_mongo_settings()) == []
-    silence(world, run.document)
+    world.silence()
     assert world.sync().document["status"] == "success", "the next run ends it, and goes on"
     forgotten = the_run(world, flow_run_id=run.document["flow_run_id"])
     assert forgotten["status"] == "crashed"
@@ -124,7 +124,8 @@ def test_a_run_that_prefect_has_just_found_dead(world: World) -> None:
     flow_run_id = begin(Running())
     trail = audit_trail(read_mongo_settings())
     run_id = trail.runs.open(flow_run_id, "a run", RunOptions("a test", ("tenant",)))
-    silence(world, {"_id": run_id})
+    assert trail.ownership.take(run_id, RunOptions("a test", ("tenant",)), LONG_AGO)
+    world.silence()
     world.set_state(flow_run_id, Crashed())
     assert end_dead_runs(read_mongo_settings()) == [flow_run_id]
     assert the_run(world)["status"] == "crashed"
@@ -136,7 +137,6 @@ def test_a_suspended_run_is_neither_running_nor_dead(world: World) -> None:
     flow_run_id = run.document["flow_run_id"]
     with get_client(sync_client=True) as api:
         api.set_flow_run_state(UUID(flow_run_id), Suspended(), force=True)
-    silence(world, run.document)
     assert flow_run_id not in end_dead_runs(read_mongo_settings())
     assert state_of(flow_run_id) is StateType.PAUSED
     assert (the_run(world)["status"], the_run(world)["finished_at"]) == ("pending", None)

@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.states import Running
+from prefect.states import Failed
 
 from flows.admin_sync import admin_sync
 from flows.state_mirror import mirror_run
-from tasks.errors import HUB_UNAVAILABLE, StopReason
 from tasks.settings import read_mongo_settings
 from tasks.trail.audit_trail import audit_trail
 from tasks.trail.runs import RunOptions
@@ -26,6 +25,7 @@ from tasks.trail.stages import RunStatus
 from tasks.trail.steps import Step
 from tests.integration.served import process
 from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, World, wait_until
+from tests.trail_documents import begin
 
 
 def the_run(world: World) -> Any:
@@ -152,29 +152,15 @@ def test_a_late_older_event_never_overwrites_a_terminal_status(world: World) -> 
     run = world.sync()
     with get_client(sync_client=True) as api:
         flow_run = api.read_flow_run(uuid.UUID(run.document["flow_run_id"]))
-    mirror_run(admin_sync, flow_run, Running(timestamp=run.document["started_at"]))
+    mirror_run(admin_sync, flow_run, Failed(timestamp=run.document["started_at"]))
     assert the_run(world)["status"] == "success"
-
-
-def test_a_run_that_begins_again_is_no_longer_stopped(world: World) -> None:
-    assert world.database_name
-    trail = audit_trail(read_mongo_settings())
-    run_id = trail.runs.open("a flow run", "its name", RunOptions("a test", ("tenant",)))
-    attempt = trail.runs.begin_attempt(run_id)
-    reason = StopReason("HUB_UNAVAILABLE: down for 60 s", HUB_UNAVAILABLE)
-    trail.stops.stop(run_id, reason)
-    trail.stops.stop(run_id, StopReason("a later reason"))
-    assert trail.stops.reason(attempt) == reason
-    trail.runs.mirror(run_id, RunStatus.RUNNING, "", datetime.now(UTC))
-    assert trail.stops.reason(attempt) is None
-    trail.runs.begin_attempt(run_id)
-    assert trail.stops.reason(attempt), "an attempt that another has taken over went on"
 
 
 def test_what_several_processes_record_after_the_end_is_counted(world: World) -> None:
     trail = audit_trail(read_mongo_settings())
-    run_id = trail.runs.open("a flow run", "its name", RunOptions("a test", ("tenant",)))
-    attempt = trail.runs.begin_attempt(run_id)
+    options = RunOptions("a test", ("tenant",))
+    run_id = trail.runs.open("a flow run", "its name", options)
+    attempt = begin(trail.ownership, run_id, options)
     trail.counting.end_run(run_id, RunStatus.CRASHED, "killed", datetime.now(UTC))
 
     def end_a_batch(number: int) -> None:

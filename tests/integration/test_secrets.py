@@ -19,7 +19,7 @@ from pymongo import MongoClient
 from scripts.local.prefect import local_prefect_server
 from scripts.local.process import free_port
 from tests.integration.served import process
-from tests.integration.test_alerts import MARKED_PATH, Receiver, deploy, receiving
+from tests.integration.test_alerts import MARKED_PATH, Receiver, receiving
 from tests.integration.test_api import serving
 from tests.integration.world import (
     HUB_TOKEN,
@@ -160,6 +160,16 @@ def alerted() -> Iterator[Receiver]:
 def set_all(environment: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
     for variable, value in variables.items():
         environment.setenv(variable, value)
+
+
+def deploy(api_url: str, **variables: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "deployments.deploy"],
+        cwd=REPOSITORY,
+        env={**os.environ, "PREFECT_API_URL": api_url, **variables},
+        check=True,
+        capture_output=True,
+    )
 
 
 @pytest.fixture

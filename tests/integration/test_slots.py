@@ -6,17 +6,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 
-from flows.audit_sweep import end_dead_runs
-from tasks.settings import read_mongo_settings
-from tasks.slots import IDLE_SECONDS, LEASE_SECONDS, LIMIT_NAME, Slots
+from tasks.limit import LIMIT_PREFIX
+from tasks.slots import IDLE_SECONDS, LEASE_SECONDS, Slots
 from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, World, wait_until
 
 
@@ -25,19 +29,60 @@ class Limit:
     """The limit as Prefect sees it."""
 
     client: SyncPrefectClient
+    name: str = f"{LIMIT_PREFIX}hub.example-00000000"
 
     @property
     def taken(self) -> int:
-        limit = self.client.read_global_concurrency_limit_by_name(LIMIT_NAME)
-        return limit.active_slots
+        return self._read().active_slots
 
     @property
     def size(self) -> int:
-        return self.client.read_global_concurrency_limit_by_name(LIMIT_NAME).limit
+        return self._read().limit
 
-    def new_slots(self) -> Slots:
+    @property
+    def is_on(self) -> bool:
+        return self._read().active
+
+    def new_slots(self, size: int = 3) -> Slots:
         """Return the slots of what might be another process."""
-        return Slots(self.client)
+        return Slots(self.client, self.name, size)
+
+    def start(self, size: int = 3) -> Slots:
+        """Begin a run: return its slots, once the limit is as it should be."""
+        slots = self.new_slots(size)
+        slots.start_limit()
+        return slots
+
+    def delete(self) -> None:
+        self.client.delete_global_concurrency_limit_by_name(self.name)
+
+    def set_to_0(self) -> None:
+        self._update(limit=0)
+
+    def switch_off(self) -> None:
+        self._update(active=False)
+
+    def take(self, slots: int) -> UUID:
+        """Take slots as a process does; return the lease."""
+        answer = self.client.increment_concurrency_slots_with_lease(
+            [self.name], slots, "concurrency", LEASE_SECONDS
+        )
+        return UUID(answer.json()["lease_id"])
+
+    def free(self, lease_id: UUID) -> None:
+        """Free slots as their process does, or Prefect once their lease has ended."""
+        self.client.release_concurrency_slots_with_lease(lease_id)
+
+    def end_all_leases(self) -> None:
+        """Count no slot as taken, as Prefect does once the leases of all processes have ended."""
+        self._update(active_slots=0)
+
+    def _read(self) -> GlobalConcurrencyLimitResponse:
+        return self.client.read_global_concurrency_limit_by_name(self.name)
+
+    def _update(self, **changes: Any) -> None:
+        update = GlobalConcurrencyLimitUpdate(**changes)
+        self.client.update_global_concurrency_limit(self.name, update)
 
 
 @pytest.fixture
@@ -45,7 +90,7 @@ def limit(prefect_api_url: str) -> Iterator[Limit]:
     assert prefect_api_url
     with get_client(sync_client=True) as client:
         limit = Limit(client)
-        limit.new_slots().limit_to(3)
+        limit.start()
         wait_until(lambda: limit.taken == 0)
         yield limit
         wait_until(lambda: limit.taken == 0)
@@ -62,18 +107,18 @@ def _idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_limit_is_made_where_it_is_missing_and_follows_the_setting(limit: Limit) -> None:
-    limit.client.delete_global_concurrency_limit_by_name(LIMIT_NAME)
-    limit.new_slots().limit_to(5)
+    limit.delete()
+    limit.start(5)
     assert limit.size == 5
-    limit.new_slots().limit_to(2)
+    limit.start(2)
     assert limit.size == 2
 
 
 def test_runs_that_begin_at_once_make_the_limit_once(limit: Limit) -> None:
     for _ in range(3):
-        limit.client.delete_global_concurrency_limit_by_name(LIMIT_NAME)
+        limit.delete()
         with ThreadPoolExecutor(8) as runs:
-            for made in [runs.submit(limit.new_slots().limit_to, 3) for _ in range(8)]:
+            for made in [runs.submit(limit.start) for _ in range(8)]:
                 made.result()
         assert limit.size == 3
 
@@ -103,7 +148,7 @@ def test_what_a_stage_expects_is_asked_for_once(limit: Limit) -> None:
 
 
 def test_no_more_slots_are_taken_than_batches_hold(limit: Limit) -> None:
-    limit.new_slots().limit_to(100)
+    limit.start(100)
     for _ in range(5):
         slots = limit.new_slots()
         all_hold = threading.Barrier(17)
@@ -155,12 +200,198 @@ def test_batches_at_once_take_as_many_slots_and_never_more_than_there_are(limit:
 
 
 def test_a_batch_that_is_no_longer_wanted_waits_no_longer(limit: Limit) -> None:
-    limit.new_slots().limit_to(1)
-    slots = limit.new_slots()
+    slots = limit.start(1)
     deadline = time.monotonic() + 0.5
-    with limit.new_slots().held(wanted), slots.held(lambda: time.monotonic() < deadline):
+    with limit.new_slots().held(wanted), slots.held(lambda: time.monotonic() < deadline) as slot:
+        assert not slot.await_lease()
         assert limit.taken == 1
         assert time.monotonic() - deadline < LEASE_SECONDS / 2
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a process look often whether its leases are still there."""
+    monkeypatch.setattr("tasks.slots.IDLE_SECONDS", 0.1)
+    monkeypatch.setattr("tasks.slots._RENEWAL_SECONDS", 0.1)
+
+
+TAKEN_AWAY = [
+    (Limit.switch_off, "switched off"),
+    (Limit.set_to_0, "set to 0"),
+    (Limit.delete, "deleted"),
+]
+
+
+@pytest.mark.parametrize(("take_away", "told"), TAKEN_AWAY[:2], ids=["off", "0"])
+def test_a_limit_that_somebody_took_away_is_told_and_is_back_at_the_next_start(
+    limit: Limit,
+    take_away: Callable[[Limit], None],
+    told: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    take_away(limit)
+    limit.start(2)
+    assert (limit.is_on, limit.size) == (True, 2)
+    (warning,) = warnings_in(caplog)
+    assert f"The concurrency limit {limit.name} was {told}" in warning
+    limit.start(2)
+    assert len(warnings_in(caplog)) == 1
+
+
+@pytest.mark.parametrize(("take_away", "told"), TAKEN_AWAY, ids=["off", "0", "deleted"])
+def test_a_limit_that_is_taken_away_in_mid_run_is_back_for_the_next_batch(
+    limit: Limit,
+    take_away: Callable[[Limit], None],
+    told: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slots = limit.new_slots()
+    take_away(limit)
+    with slots.held(wanted) as slot:
+        assert slot.await_lease()
+        assert (limit.is_on, limit.size, limit.taken) == (True, 3, 1)
+    slots.release_idle()
+    (warning,) = warnings_in(caplog)
+    assert f"The concurrency limit {limit.name} was {told}" in warning
+
+
+def test_slots_are_freed_of_a_limit_that_was_switched_off_in_between(limit: Limit) -> None:
+    slots = limit.new_slots()
+    with slots.held(wanted):
+        limit.switch_off()
+    slots.release_idle()
+    assert (limit.is_on, limit.taken) == (True, 0)
+
+
+def test_slots_that_ended_uncounted_while_the_limit_was_off_are_free_after_the_next_start(
+    limit: Limit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.limit._TAKEN_BACK_SECONDS", 0.5)
+    of_a_dead_process = limit.take(3)
+    limit.switch_off()
+    limit.free(of_a_dead_process)
+    assert limit.taken == 3, "Prefect counts by now: much of this is needed no more"
+    limit.start()
+    assert (limit.is_on, limit.taken) == (True, 0)
+
+
+@pytest.mark.usefixtures("fast")
+def test_slots_in_use_stay_counted_when_the_limit_was_off(limit: Limit) -> None:
+    running = limit.new_slots()
+    running.expect(3)
+    with running.held(wanted) as slot:
+        limit.switch_off()
+        limit.start()
+        assert (limit.is_on, limit.taken) == (True, 3)
+        assert slot.await_lease()
+    running.release_idle()
+
+
+@pytest.mark.usefixtures("fast")
+def test_slots_of_a_limit_that_was_deleted_are_counted_anew(limit: Limit) -> None:
+    running = limit.new_slots()
+    with running.held(wanted) as slot:
+        limit.delete()
+        limit.start()
+        assert limit.taken == 0
+        wait_until(lambda: slot.await_lease() and limit.taken == 1)
+    running.release_idle()
+
+
+@pytest.mark.usefixtures("fast")
+def test_who_has_lost_its_lease_sends_nothing_until_there_is_another_slot(
+    limit: Limit, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = limit.new_slots()
+    ours.expect(3)
+    with (
+        ThreadPoolExecutor(2) as threads,
+        ours.held(wanted) as slot,
+        ours.held(wanted) as other_slot,
+    ):
+        lease = slot.lease
+        assert lease is not None
+        limit.free(lease.id)
+        theirs = limit.take(3)
+        wait_until(lambda: not lease.is_valid)
+        sending = [threads.submit(each.await_lease) for each in (slot, other_slot)]
+        wait_until(lambda: warnings_in(caplog))
+        time.sleep(0.5)
+        assert not any(each.done() for each in sending)
+        limit.free(theirs)
+        assert all(each.result(PATIENCE_SECONDS) for each in sending)
+        assert limit.taken == 2
+        (warning,) = warnings_in(caplog)
+        assert f"waits for new slots of {limit.name}" in warning
+    ours.release_idle()
+
+
+def test_a_process_that_was_held_up_sends_nothing_until_it_has_a_slot_again(
+    limit: Limit, prefect_api_url: str, tmp_path: Path
+) -> None:
+    limit.start(1)
+    sent = tmp_path / "sent"
+    with sender(limit.name, prefect_api_url, sent) as process:
+        wait_until(lambda: sent.exists() and sent.stat().st_size > 1)
+        process.send_signal(signal.SIGSTOP)
+        limit.end_all_leases()
+        theirs = limit.take(1)
+        time.sleep(SHORT_LEASE_SECONDS)
+        before = sent.stat().st_size
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.5)
+        assert sent.stat().st_size == before
+        limit.free(theirs)
+        wait_until(lambda: sent.stat().st_size > before)
+    limit.delete()
+    limit.start()
+
+
+def test_limits_of_two_stage_1s_leave_each_other_alone(limit: Limit) -> None:
+    other = Limit(limit.client, f"{LIMIT_PREFIX}hub2.example-00000000")
+    other.start(1)
+    ours, theirs = limit.new_slots(), other.new_slots()
+    with ours.held(wanted), theirs.held(wanted):
+        assert (limit.size, limit.taken) == (3, 1)
+        assert (other.size, other.taken) == (1, 1)
+    ours.release_idle()
+    other.delete()
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        each.getMessage() for each in caplog.records if each.name in ("tasks.limit", "tasks.slots")
+    ]
+
+
+SHORT_LEASE_SECONDS = 1.5
+SENDER = f"""
+import sys, time
+from prefect.client.orchestration import get_client
+from tasks import slots
+slots._VALID_SECONDS, slots._RENEWAL_SECONDS = {SHORT_LEASE_SECONDS}, 0.2
+name, sent = sys.argv[1:]
+with get_client(sync_client=True) as client, open(sent, "w", buffering=1) as file:
+    with slots.Slots(client, name, 1).held(lambda: True) as slot:
+        while slot.await_lease():
+            print(file=file)
+            time.sleep(0.05)
+"""
+
+
+@contextmanager
+def sender(name: str, prefect_api_url: str, sent: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Send, in a process of its own, as long as it has a slot; each request is a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SENDER, name, sent],
+        env={**os.environ, "PREFECT_API_URL": prefect_api_url},
+        cwd=REPOSITORY,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @contextmanager
@@ -199,9 +430,8 @@ def test_a_killed_process_blocks_the_next_run_no_longer_than_its_lease(world: Wo
     with sync_process(world, **settings) as doomed:
         wait_until(lambda: world.hub.stats()["in_flight"] == 1)
         doomed.send_signal(signal.SIGKILL)
+    world.silence()
     started = time.monotonic()
     with sync_process(world, **settings) as following:
         assert following.wait(PATIENCE_SECONDS) == 0
     assert time.monotonic() - started < 3 * LEASE_SECONDS, "that is no lease of ours"
-    # Else the next sync on this Prefect server does it, and tells another test's trail.
-    assert len(end_dead_runs(read_mongo_settings(), silent_seconds=0)) == 1

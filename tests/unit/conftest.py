@@ -1,16 +1,19 @@
 """An audit trail in memory: mongomock, with the indexes that `audit_trail` makes."""
 
+from collections.abc import Sequence
 from typing import Any
 from unittest.mock import Mock
 
 import mongomock
 import pytest
+from pymongo import IndexModel
 from pymongo.collection import Collection
 from pymongo.database import Database
 
 from tasks.mongo import MongoRetry
 from tasks.trail.fields import RunId
 from tasks.trail.items import ITEM_INDEXES
+from tasks.trail.ownership import Ownership
 from tasks.trail.runs import RUN_INDEXES, Runs
 from tasks.trail.stages import Stages
 from tasks.trail.steps import STEP_INDEXES, Steps
@@ -22,10 +25,17 @@ Document = dict[str, Any]
 @pytest.fixture
 def database() -> Database[Document]:
     database: Database[Document] = mongomock.MongoClient(tz_aware=True)["backoffice"]
-    database.sync_runs.create_indexes(RUN_INDEXES)
-    database.sync_steps.create_indexes(STEP_INDEXES)
-    database.sync_items.create_indexes(ITEM_INDEXES)
+    _make_indexes(database.sync_runs, RUN_INDEXES)
+    _make_indexes(database.sync_steps, STEP_INDEXES)
+    _make_indexes(database.sync_items, ITEM_INDEXES)
     return database
+
+
+def _make_indexes(collection: Collection[Document], indexes: Sequence[IndexModel]) -> None:
+    """Make indexes one by one: mongomock forgets what is partial of several."""
+    for index in indexes:
+        options = dict(index.document)
+        collection.create_index(list(options.pop("key").items()), **options)
 
 
 @pytest.fixture
@@ -52,6 +62,11 @@ def sync_items(database: Database[Document]) -> Collection[Document]:
 @pytest.fixture
 def runs(sync_runs: Collection[Document], retry: MongoRetry) -> Runs:
     return Runs(sync_runs, retry)
+
+
+@pytest.fixture
+def ownership(sync_runs: Collection[Document], retry: MongoRetry) -> Ownership:
+    return Ownership(sync_runs, retry)
 
 
 @pytest.fixture

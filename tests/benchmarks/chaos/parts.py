@@ -18,7 +18,6 @@ import psutil  # type: ignore[import-untyped]
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from deployments.deploy import WORK_POOL
 from scripts.local.hub import upsert_urls
 from scripts.local.mongod import local_mongod
 from scripts.local.prefect import local_prefect_server
@@ -29,6 +28,7 @@ from tests.benchmarks.testbed import REPOSITORY
 from tests.benchmarks.workload import Document
 
 DATABASE: Final = "chaos"
+_WORK_POOL: Final = "backoffice"
 TIMEOUT_SECONDS: Final = 0.5
 """Longest time that the sync waits for an answer of Stage 1."""
 _SERVER_SETTINGS: Final = {
@@ -191,7 +191,7 @@ def _prefect(home: Path, port: int) -> Iterator[Part]:
 def _worker(environment: dict[str, str], log_path: Path) -> Iterator[Part]:
     log_path.unlink(missing_ok=True)
     with running(
-        [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL],
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", _WORK_POOL],
         name="The worker",
         ready=lambda: "started!" in log_path.read_text(errors="replace"),
         env=environment,
@@ -199,4 +199,4 @@ def _worker(environment: dict[str, str], log_path: Path) -> Iterator[Part]:
         timeout_seconds=60.0,
         cwd=REPOSITORY,
     ) as process:
-        yield Part(WORK_POOL, process.pid)
+        yield Part(_WORK_POOL, process.pid)

@@ -29,6 +29,7 @@ from tasks.trail.stages import RunStatus, Tally
 from tasks.trail.step_buffer import StepBuffer
 from tasks.trail.steps import Step
 from tasks.upsert import BatchResult, send_batch
+from tests.trail_documents import begin
 
 Document = dict[str, Any]
 
@@ -108,10 +109,13 @@ class BackOffice:
         options = RunOptions("a test", ("tenant",), SyncMode(mode), disable_gone=disable_gone)
         with self._run(options) as run:
             try:
-                return self._synced(run)
+                synced = self._synced(run)
             except Died:
                 run.trail.buffer.die()  # type: ignore[attr-defined]
-                return None
+                synced = None
+            status = synced.status if synced else RunStatus.CRASHED
+            run.trail.counting.end_run(run.id, status, "", None)
+            return synced
 
     def record(self, natural_key: str) -> Document:
         """Return what is on record of an item; {} for nothing."""
@@ -121,10 +125,11 @@ class BackOffice:
     def _run(self, options: RunOptions) -> Iterator[Run]:
         trail = self._trail()
         run_id = trail.runs.open(uuid.uuid4().hex, "its name", options)
-        attempt = trail.runs.begin_attempt(run_id)
+        attempt = begin(trail.ownership, run_id, options)
         record = trail.runs.find(run_id)
         assert record is not None
         slots: Any = MagicMock()
+        slots.held.return_value.__enter__.return_value.await_lease.return_value = True
         with patch.multiple(
             "tasks.run",
             audit_trail=lambda _settings: trail,
@@ -146,7 +151,7 @@ class BackOffice:
         results += [self._sent(run, batch) for batch in gone]
         futures: Any = [Mock(result=Mock(return_value=result)) for result in results]
         tally = close_stage(run, "tenant", [*batches, *gone], futures)
-        status = status_of(conclusion(tally, run.stopped_because("tenant")))
+        status = status_of(conclusion(tally, run.stop_switch.reason("tenant")))
         steps = list(self.database.sync_steps.find({"run_id": run.id}))
         return Synced(status, tally, steps)
 

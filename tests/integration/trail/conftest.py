@@ -1,7 +1,8 @@
 """A database of a real mongod, and no Prefect: for what mongomock is not faithful in.
 
 That is bulk writes, `hint` with `min` and `max`, `$$NOW`, `$inc` of fields that are new,
-`$unionWith`, indexes that MongoDB itself acts on, and users with few rights.
+`$unionWith`, indexes that MongoDB itself acts on, writes that come at once, and users with few
+rights.
 """
 
 import uuid
@@ -15,6 +16,7 @@ from pymongo.database import Database
 from tasks.mongo import CODEC, MongoRetry
 from tasks.trail.fields import RunId
 from tasks.trail.items import ITEM_INDEXES, Items
+from tasks.trail.ownership import Ownership
 from tasks.trail.runs import RUN_INDEXES, Runs
 from tasks.trail.steps import STEP_INDEXES
 from tests.trail_documents import OPTIONS
@@ -46,6 +48,11 @@ def retry(client: MongoClient[Document]) -> MongoRetry:
 @pytest.fixture
 def runs(database: Database[Document], retry: MongoRetry) -> Runs:
     return Runs(database.sync_runs, retry)
+
+
+@pytest.fixture
+def ownership(database: Database[Document], retry: MongoRetry) -> Ownership:
+    return Ownership(database.sync_runs, retry)
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ def test_a_database_that_nobody_has_used_gets_its_indexes(backoffice: Database[D
         "_id": False,
         "flow_run_id": True,
         "started_at, _id": False,
+        "active": True,
     }
     assert keys(backoffice.sync_steps.index_information()) == {
         "_id": False,

@@ -1,4 +1,4 @@
-"""The automations: what they wait for, what they do then, and that each is there once."""
+"""The automation: what it waits for, what it does then, and that it is there once."""
 
 import json
 from types import SimpleNamespace
@@ -10,11 +10,13 @@ from jinja2 import Environment
 from prefect.automations import Automation, EventTrigger
 from prefect.exceptions import ObjectNotFound
 
-from deployments.automations import ALERTS, DIED, died_automation, put_automations
-from tasks.settings import AlertSettings, read_alert_settings
+from deployments.automations import alert_block, alerts_name, put_automations
+from tasks.settings import AlertSettings, read_alert_settings, read_environment_settings
 
 NOT_FOUND = ObjectNotFound(ValueError())
-SWEEP_ID, BLOCK_ID, PRESENT_ID = uuid4(), uuid4(), uuid4()
+BLOCK_ID, PRESENT_ID, OLD_ID = uuid4(), uuid4(), uuid4()
+ALERTS = "admin-sync: failed, crashed or late"
+DIED = "admin-sync: crashed without a word"
 
 
 class Prefect:
@@ -24,8 +26,7 @@ class Prefect:
         self.present: dict[str, Any] = {}
         self.put: dict[str, tuple[str, Automation]] = {}
         self.deleted: list[UUID] = []
-        self.sweep: UUID | None = SWEEP_ID
-        self.block: Any = None
+        self.blocks: dict[str, Any] = {}
         for how in ("create", "update"):
             monkeypatch.setattr(Automation, how, self._put_as(how))
         monkeypatch.setattr("deployments.automations.Webhook.save", self._save)
@@ -33,17 +34,11 @@ class Prefect:
     def read_automations_by_name(self, name: str) -> list[Any]:
         return [self.present[name]] if name in self.present else []
 
-    def read_deployment_by_name(self, name: str) -> Any:
-        assert name == "audit-sweep/audit-sweep"
-        if self.sweep is None:
-            raise NOT_FOUND
-        return SimpleNamespace(id=self.sweep)
-
     def read_block_document_by_name(self, name: str, block_type: str) -> Any:
-        assert (name, block_type) == ("admin-sync-alerts", "webhook")
-        if self.block is None:
+        assert block_type == "webhook"
+        if name not in self.blocks:
             raise NOT_FOUND
-        return self.block
+        return self.blocks[name]
 
     def delete_automation(self, automation_id: UUID) -> None:
         self.deleted.append(automation_id)
@@ -52,7 +47,8 @@ class Prefect:
         self.deleted.append(block_id)
 
     def _save(self, name: str, *, overwrite: bool) -> UUID:
-        assert (name, overwrite) == ("admin-sync-alerts", True)
+        assert overwrite
+        self.blocks[name] = SimpleNamespace(id=BLOCK_ID)
         return BLOCK_ID
 
     def _put_as(self, how: str) -> Any:
@@ -78,42 +74,20 @@ def trigger_of(automation: Automation) -> EventTrigger:
     return automation.trigger
 
 
-def test_a_run_that_is_silent_is_crashed_and_swept() -> None:
-    automation = died_automation(SWEEP_ID)
-    trigger = trigger_of(automation)
-    assert trigger.after == {"prefect.flow-run.heartbeat"}
-    expected = {event.removeprefix("prefect.flow-run.") for event in trigger.expect}
-    assert expected >= {"heartbeat", "Completed", "Failed", "Partial", "Stopped", "Crashed"}
-    assert expected >= {"Cancelled", "TimedOut", "Suspended", "Paused"}
-    assert trigger.within.total_seconds() == 80
-    of_flows = {
-        "prefect.resource.role": "flow",
-        "prefect.resource.name": ["admin-sync", "sync-stage"],
-    }
-    assert trigger.model_dump()["match_related"] == of_flows
-    crash, sweep = automation.actions
-    assert (crash.type, sweep.type) == ("change-flow-run-state", "run-deployment")
-    assert sweep.model_dump()["deployment_id"] == SWEEP_ID
-    assert len(died_automation(None).actions) == 1
-
-
-def test_automations_are_made_once_and_then_updated(prefect: Any, alerts: AlertSettings) -> None:
-    put_automations(prefect, alerts)
-    assert {name: how for name, (how, _) in prefect.put.items()} == {
-        DIED: "create",
-        ALERTS: "create",
-    }
-    for name in (DIED, ALERTS):
-        prefect.present[name] = SimpleNamespace(id=PRESENT_ID, enabled=False)
-    put_automations(prefect, alerts)
-    for how, automation in prefect.put.values():
-        assert (how, automation.id, automation.enabled) == ("update", PRESENT_ID, False)
+def test_it_is_made_once_and_then_updated(prefect: Any, alerts: AlertSettings) -> None:
+    put_automations(prefect, read_environment_settings(), alerts)
+    assert {name: how for name, (how, _) in prefect.put.items()} == {ALERTS: "create"}
+    prefect.present[ALERTS] = SimpleNamespace(id=PRESENT_ID, enabled=False)
+    put_automations(prefect, read_environment_settings(), alerts)
+    how, automation = prefect.put[ALERTS]
+    assert (how, automation.id, automation.enabled) == ("update", PRESENT_ID, False)
+    assert prefect.deleted == []
 
 
 def test_an_alert_is_json_and_names_the_run_but_not_its_address(
     prefect: Any, alerts: AlertSettings
 ) -> None:
-    put_automations(prefect, alerts)
+    put_automations(prefect, read_environment_settings(), alerts)
     _, automation = prefect.put[ALERTS]
     expected = {event.removeprefix("prefect.flow-run.") for event in trigger_of(automation).expect}
     assert expected == {"Failed", "Partial", "Stopped", "TimedOut", "Crashed", "Late"}
@@ -129,20 +103,35 @@ def test_an_alert_is_json_and_names_the_run_but_not_its_address(
     assert last.endswith("/runs/flow-run/f-1")
 
 
+def test_an_environment_has_alerts_of_its_own(
+    prefect: Any, alerts: AlertSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADMIN_ENVIRONMENT", "staging")
+    environment = read_environment_settings()
+    put_automations(prefect, environment, alerts)
+    assert set(prefect.put) == {alerts_name(environment)} != {ALERTS}
+    assert set(prefect.blocks) == {alert_block(environment)} == {"admin-sync-alerts-staging"}
+    _, automation = prefect.put[alerts_name(environment)]
+    of_flow, of_deployments = trigger_of(automation).model_dump()["match_related"]
+    assert of_flow["prefect.resource.name"] == ["admin-sync"]
+    assert of_deployments == {
+        "prefect.resource.role": "deployment",
+        "prefect.resource.name": ["full-staging", "changed-staging"],
+    }
+    assert "admin-sync-staging is" in automation.actions[0].payload
+
+
 @pytest.mark.parametrize("are_there", [True, False])
 def test_without_an_address_there_are_no_alerts(prefect: Any, are_there: bool) -> None:
     if are_there:
         prefect.present[ALERTS] = SimpleNamespace(id=PRESENT_ID)
-        prefect.block = SimpleNamespace(id=BLOCK_ID)
-    put_automations(prefect, read_alert_settings())
+        prefect.blocks["admin-sync-alerts"] = SimpleNamespace(id=BLOCK_ID)
+    put_automations(prefect, read_environment_settings(), read_alert_settings())
     assert prefect.deleted == ([PRESENT_ID, BLOCK_ID] if are_there else [])
-    assert set(prefect.put) == {DIED}
+    assert prefect.put == {}
 
 
-def test_without_a_sweep_that_is_deployed_a_silent_run_is_still_crashed(
-    prefect: Any, alerts: AlertSettings
-) -> None:
-    prefect.sweep = None
-    put_automations(prefect, alerts)
-    _, automation = prefect.put[DIED]
-    assert [action.type for action in automation.actions] == ["change-flow-run-state"]
+def test_what_earlier_versions_crashed_silent_runs_with_is_deleted(prefect: Any) -> None:
+    prefect.present[DIED] = SimpleNamespace(id=OLD_ID)
+    put_automations(prefect, read_environment_settings(), read_alert_settings())
+    assert prefect.deleted == [OLD_ID]

@@ -3,6 +3,8 @@
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 from uuid import UUID, uuid4
@@ -11,10 +13,13 @@ import httpx
 import pytest
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.exceptions import ObjectNotFound
 
-from deployments.deploy import WORK_POOL, DeployFailed, deploy, main
+from deployments.deploy import DeployFailed, deploy, main
 
+REPOSITORY = Path(__file__).parents[3]
 MADE = subprocess.CompletedProcess([], 0, "made")
+FLOWS = {"full": "admin_sync", "changed": "admin_sync", "audit-sweep": "audit_sweep"}
 
 
 class Prefect:
@@ -23,51 +28,76 @@ class Prefect:
     def __init__(self) -> None:
         self.pools: list[str] = []
         self.commands: list[tuple[str, ...]] = []
-        self.limit_id = uuid4()
-        self.limits: dict[UUID, UUID | None] = {}
-        full, changed = uuid4(), uuid4()
-        self.schedules = [schedule_of(full, "nightly"), schedule_of(changed, "hourly")]
-        self.deployments = [
-            Mock(id=changed, schedules=self.schedules[1:], global_concurrency_limit=None),
-            Mock(id=full, schedules=self.schedules[:1], global_concurrency_limit=None),
-        ]
-        self.deployments[0].name, self.deployments[1].name = "changed", "full"
+        self.environments: list[dict[str, str]] = []
+        self.deployments = {name: deployed(name, flow) for name, flow in FLOWS.items()}
+        self.limits: dict[str, Any] = {}
+        self.limit_of: dict[UUID, str | None] = {}
+        self.deleted_schedules: list[UUID] = []
         self.answer = MADE
 
-    def run(self, command: list[str], **_: Any) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, command: list[str], env: dict[str, str], **_: Any
+    ) -> "subprocess.CompletedProcess[str]":
         self.commands.append(tuple(command[command.index("--no-prompt") + 1 :]))
+        self.environments.append(env)
         if command[-1] == "--all":
-            for schedule in self.schedules:
-                schedule.active = False
-            for deployment in self.deployments:
-                deployment.global_concurrency_limit = Mock(id=self.limit_id)
+            for deployment in self.deployments.values():
+                for schedule in deployment.schedules:
+                    schedule.active = False
         return self.answer
 
     def read_work_pools(self) -> list[Any]:
-        pools = [Mock() for _ in self.pools]
-        for pool, name in zip(pools, self.pools, strict=True):
-            pool.name = name
-        return pools
+        return [SimpleNamespace(name=name) for name in self.pools]
 
-    def read_deployments(self, **_: Any) -> list[Any]:
-        return self.deployments
+    def read_deployments(self, *, flow_filter: Any, deployment_filter: Any) -> list[Any]:
+        assert sorted(flow_filter.name.any_) == ["admin-sync", "audit-sweep"]
+        wanted = deployment_filter.name.any_
+        return [each for each in self.deployments.values() if each.name in wanted]
+
+    def read_global_concurrency_limit_by_name(self, name: str) -> Any:
+        if name not in self.limits:
+            raise ObjectNotFound(ValueError())
+        return self.limits[name]
+
+    def schedule(self, name: str) -> DeploymentSchedule:
+        (schedule,) = self.deployments[name].schedules
+        assert isinstance(schedule, DeploymentSchedule)
+        return schedule
 
     def update_deployment_schedule(
         self, deployment_id: UUID, schedule_id: UUID, *, active: bool
     ) -> None:
-        (schedule,) = [each for each in self.schedules if each.id == schedule_id]
-        assert schedule.deployment_id == deployment_id
+        (schedule,) = [
+            schedule
+            for deployment in self.deployments.values()
+            for schedule in deployment.schedules
+            if (deployment.id, schedule.id) == (deployment_id, schedule_id)
+        ]
         schedule.active = active
+
+    def delete_deployment_schedule(self, deployment_id: UUID, schedule_id: UUID) -> None:
+        assert deployment_id
+        self.deleted_schedules.append(schedule_id)
 
     def request(self, method: str, path: str, path_params: Any, json: Any) -> None:
         assert (method, path) == ("PATCH", "/deployments/{id}")
-        self.limits[path_params["id"]] = UUID(json["global_concurrency_limit_id"])
+        self.limit_of[path_params["id"]] = json["global_concurrency_limit_id"]
 
 
-def schedule_of(deployment_id: UUID, slug: str) -> DeploymentSchedule:
+def deployed(name: str, flow: str) -> Any:
     cron = CronSchedule(cron="0 3 * * *")
-    return DeploymentSchedule(
-        id=uuid4(), deployment_id=deployment_id, slug=slug, schedule=cron, active=False
+    schedule = DeploymentSchedule(
+        id=uuid4(), slug=f"schedule of {name}", schedule=cron, active=False
+    )
+    place = {"prefect.deployments.steps.set_working_directory": {"directory": str(REPOSITORY)}}
+    return SimpleNamespace(
+        id=uuid4(),
+        name=name,
+        schedules=[schedule],
+        global_concurrency_limit=None,
+        work_pool_name="backoffice",
+        pull_steps=[place],
+        entrypoint=f"flows/{flow}.py:{flow}",
     )
 
 
@@ -88,32 +118,93 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> Prefect:
 
 def test_the_work_pool_is_made_where_it_is_missing(prefect: Prefect) -> None:
     deploy()
-    create = ("work-pool", "create", WORK_POOL, "--type", "process")
+    create = ("work-pool", "create", "backoffice", "--type", "process")
     assert prefect.commands == [create, ("deploy", "--all")]
-    prefect.commands, prefect.pools = [], [WORK_POOL]
+    prefect.commands, prefect.pools = [], ["backoffice"]
     deploy()
     assert prefect.commands == [("deploy", "--all")]
 
 
+@pytest.mark.parametrize("stale", ["/stale", None])
+def test_prefect_is_told_where_this_is(
+    prefect: Prefect, monkeypatch: pytest.MonkeyPatch, stale: str | None
+) -> None:
+    if stale is None:
+        monkeypatch.delenv("PWD", raising=False)
+    else:
+        monkeypatch.setenv("PWD", stale)
+    deploy()
+    assert {environment["PWD"] for environment in prefect.environments} == {str(REPOSITORY)}
+
+
 def test_only_a_schedule_that_was_switched_on_is_on_afterwards(prefect: Prefect) -> None:
-    nightly, hourly = prefect.schedules
-    hourly.active = True
+    prefect.schedule("changed").active = True
     deploy()
-    assert (nightly.active, hourly.active) == (False, True)
+    assert (prefect.schedule("full").active, prefect.schedule("changed").active) == (False, True)
 
 
-def test_all_syncs_share_the_limit_of_the_first(prefect: Prefect) -> None:
+def test_a_schedule_is_on_again_where_prefect_refuses_what_follows(prefect: Prefect) -> None:
+    prefect.pools = ["backoffice"]
+    prefect.schedule("full").active = True
+    prefect.answer = subprocess.CompletedProcess([], 1, "no such folder")
+    with pytest.raises(DeployFailed, match="no such folder"):
+        deploy()
+    assert prefect.schedule("full").active is True
+
+
+def test_the_sweeps_schedule_of_earlier_versions_is_deleted(prefect: Prefect) -> None:
+    schedule = prefect.schedule("audit-sweep")
+    schedule.slug, schedule.active = "every-5-minutes", True
     deploy()
-    changed, full = prefect.deployments
-    assert prefect.limits == {full.id: changed.global_concurrency_limit.id}
+    assert prefect.deleted_schedules == [schedule.id]
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+@pytest.mark.parametrize("shares", [True, False])
+def test_a_deployment_has_a_limit_of_its_own(prefect: Prefect, shares: bool, is_left: bool) -> None:
+    full, changed = prefect.deployments["full"], prefect.deployments["changed"]
+    own = SimpleNamespace(id=uuid4(), name=f"deployment:{full.id}")
+    limit_of_changed = SimpleNamespace(id=uuid4(), name=f"deployment:{changed.id}")
+    changed.global_concurrency_limit = limit_of_changed
+    full.global_concurrency_limit = limit_of_changed if shares else None
+    if is_left:
+        prefect.limits[own.name] = own
+    deploy()
+    taken = str(own.id) if is_left else None
+    assert prefect.limit_of == ({full.id: taken} if shares or is_left else {})
 
 
 def test_what_prefect_refuses_is_told(prefect: Prefect, capsys: pytest.CaptureFixture[str]) -> None:
     prefect.answer = subprocess.CompletedProcess([], 1, "no such folder")
     assert main() == 1
     told = capsys.readouterr().err
-    assert told.startswith(f"`prefect work-pool create {WORK_POOL} --type process` failed:")
+    assert told.startswith("`prefect work-pool create backoffice --type process` failed:")
     assert "no such folder" in told
+
+
+@pytest.mark.parametrize(
+    ("stored", "fault"),
+    [
+        ({"work_pool_name": None}, "admin-sync/full has no work pool"),
+        ({"name": "fool"}, "admin-sync/full is missing"),
+        ({"entrypoint": "flows/gone.py:admin_sync"}, "is to run flows/gone.py in "),
+        (
+            {
+                "pull_steps": [
+                    {"prefect.deployments.steps.set_working_directory": {"directory": "/gone"}}
+                ]
+            },
+            "is to run flows/admin_sync.py in /gone, where it is not",
+        ),
+    ],
+)
+def test_what_could_not_run_is_a_failure(
+    prefect: Prefect, stored: dict[str, Any], fault: str
+) -> None:
+    vars(prefect.deployments["full"]).update(stored)
+    with pytest.raises(DeployFailed, match=fault) as failed:
+        deploy()
+    assert "deploy again" in str(failed.value)
 
 
 def test_a_prefect_that_does_not_answer_is_told(
@@ -128,12 +219,16 @@ def test_a_prefect_that_does_not_answer_is_told(
     )
 
 
-def test_an_address_for_alerts_that_is_none_is_told_before_anything_is_made(
-    prefect: Prefect, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("variable", ["ADMIN_ALERT_WEBHOOK_URL", "ADMIN_ENVIRONMENT"])
+def test_a_setting_that_is_malformed_is_told_before_anything_is_made(
+    prefect: Prefect,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
 ) -> None:
-    monkeypatch.setenv("ADMIN_ALERT_WEBHOOK_URL", "marked")
+    monkeypatch.setenv(variable, "Marked!")
     assert main() == 1
     told = capsys.readouterr().err
-    assert "ADMIN_ALERT_WEBHOOK_URL is not an http or https URL" in told
-    assert "marked" not in told
+    assert f"{variable} is " in told
+    assert "Marked" not in told
     assert prefect.commands == []

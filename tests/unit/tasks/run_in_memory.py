@@ -4,6 +4,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pymongo import InsertOne, UpdateOne
@@ -18,12 +19,13 @@ from tasks.mongo import MongoRetry
 from tasks.request import request_of
 from tasks.run import Run
 from tasks.settings import read_settings
+from tasks.slots import HeldSlot
 from tasks.source.batch import LOWEST, NO_END, Batch
 from tasks.source.bookkeeping import natural_key_of
 from tasks.source.item import Found, Item, item_from
 from tasks.source.twins import Twin, losers, twin_from
 from tasks.trail.audit_trail import AuditTrail, trail_of
-from tasks.trail.fields import RunId
+from tasks.trail.fields import RunAttempt
 from tasks.trail.item_writes import confirmation_of, failure_of
 from tasks.trail.items import Confirmed, ItemKey, ItemRecord, ItemWrite, LastOutcome
 from tasks.trail.runs import RunOptions
@@ -31,7 +33,7 @@ from tasks.trail.stages import RequestTimes, Stages, StageTotals
 from tasks.trail.step_buffer import StepBuffer
 from tasks.trail.steps import Step
 from tasks.upsert import BatchResult
-from tests.trail_documents import HUB, OPTIONS, PERMANENT, RUN, at
+from tests.trail_documents import HUB, OPTIONS, PERMANENT, RUN, at, begin
 
 Document = dict[str, Any]
 IN = UpsertOutcome(None, 200, "sync-1", 12.5)
@@ -153,11 +155,16 @@ class Slots:
         self.held_by: list[bool] = []
         self.expected: int | None = None
         self.are_released = False
+        self.lease: Any = Mock(is_valid=True)
 
     @contextmanager
-    def held(self, is_wanted: Callable[[], bool]) -> Iterator[None]:
+    def held(self, is_wanted: Callable[[], bool]) -> Iterator[HeldSlot]:
         self.held_by.append(is_wanted())
-        yield
+        yield HeldSlot(self.lease, self.regain)
+
+    def regain(self, _lost: Any) -> Any:
+        """Return another lease for one that is lost: there is none."""
+        return None
 
     def expect(self, batches: int) -> None:
         self.expected = batches
@@ -214,7 +221,7 @@ class _Stages(Stages):
         super().__init__(sync_runs, retry)
         self.requests: list[tuple[str, RequestTimes]] = []
 
-    def count_requests(self, _run_id: RunId, entity_type: str, times: RequestTimes) -> None:
+    def count_requests(self, _attempt: RunAttempt, entity_type: str, times: RequestTimes) -> None:
         self.requests.append((entity_type, times))
 
 
@@ -256,7 +263,7 @@ class RunInMemory:
         for variable, value in settings.items():
             self._monkeypatch.setenv(variable, value)
         run_id = self.trail.runs.open("a flow run", "its name", options)
-        attempt = self.trail.runs.begin_attempt(run_id)
+        attempt = begin(self.trail.ownership, run_id, options)
         record = self.trail.runs.find(run_id)
         assert record is not None
         slots: Any = self.slots

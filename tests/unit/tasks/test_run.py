@@ -1,6 +1,5 @@
-"""A run in a process: what it knows of itself, what it holds open, and how it stops."""
+"""A run in a process: what it knows of itself, and what it holds open."""
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 from unittest.mock import MagicMock, Mock
@@ -11,17 +10,17 @@ from pymongo.database import Database
 
 from tasks.decision import Conditions
 from tasks.entities import entity_type_named
-from tasks.errors import HUB_UNAVAILABLE, RUN_CANCELLED, StopReason
+from tasks.limit import limit_name
 from tasks.mongo import MongoRetry
-from tasks.mongo_errors import MongoUnavailable
 from tasks.outcome import Outcome
 from tasks.request import request_of
 from tasks.run import flow_run_of, run_here, run_of
 from tasks.settings import SettingsError, read_settings
 from tasks.source.item import InvalidItem
+from tasks.trail.fields import RunAttempt
 from tasks.trail.gone import GoneItems
-from tasks.trail.runs import RunAttempt, RunOptions, SyncMode
-from tests.trail_documents import HUB, OPTIONS, PERMANENT, at, step_document
+from tasks.trail.runs import RunOptions, SyncMode
+from tests.trail_documents import HUB, OPTIONS, PERMANENT, begin, step_document
 from tests.unit.tasks.run_in_memory import IN, RunInMemory, Source, document, found, item
 
 Document = dict[str, Any]
@@ -43,7 +42,7 @@ def taken(key: str) -> Outcome:
 @pytest.fixture
 def attempt(world: RunInMemory, monkeypatch: pytest.MonkeyPatch) -> RunAttempt:
     """An attempt that a process elsewhere works on."""
-    monkeypatch.setattr("tasks.run.slots_of_process", lambda: world.slots)
+    monkeypatch.setattr("tasks.run.slots_of_process", lambda _name, _size: world.slots)
     return world.open().attempt
 
 
@@ -52,59 +51,8 @@ def test_a_run_is_what_was_asked_for(world: RunInMemory) -> None:
     run = world.open(options, is_here=False)
     assert (run.options, run.flow_run_id, run.is_here) == (options, "a flow run", False)
     assert run.attempt == RunAttempt(run.id, 1)
-    assert run.stopped_because() is None
-
-
-@pytest.mark.parametrize("where", ["here", "elsewhere"])
-def test_a_run_that_is_stopped_sends_nothing_more_anywhere(world: RunInMemory, where: str) -> None:
-    run = world.open()
-    reason = StopReason("somebody stopped it")
-    if where == "here":
-        assert run.gates["tenant"].is_open(), "it looks at the trail once a second"
-        run.stop(reason)
-    else:
-        world.trail.stops.stop(run.id, reason)
-    assert run.stopped_because() == run.gates["tenant"].admit() == reason
-    assert world.trail.stops.reason(run.attempt) == reason
-    run.cancel()
-    assert run.stopped_because() == reason, "the first reason does not stay"
-
-
-def test_a_stage_that_is_stopped_sends_nothing_more_and_the_others_go_on(
-    world: RunInMemory,
-) -> None:
-    run, reason = world.open(), StopReason("its endpoint is down", HUB_UNAVAILABLE)
-    world.trail.stages.begin(run.id, "tenant", HUB, at(0))
-    run.stop_stage(entity_type_named("tenant"), reason)
-    assert run.gates["tenant"].admit() == run.stopped_because("tenant") == reason
-    assert world.trail.stops.reason(run.attempt, "tenant") == reason
-    assert run.stopped_because() is run.stopped_because("client") is None
-    assert run.gates["client"].is_open()
-
-
-def test_a_run_that_is_cancelled_says_so(world: RunInMemory) -> None:
-    run = world.open()
-    run.cancel()
-    assert run.stopped_because() == world.trail.stops.reason(run.attempt) == RUN_CANCELLED
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, asyncio.CancelledError])
-def test_a_run_that_is_interrupted_stops(world: RunInMemory, error: type[BaseException]) -> None:
-    run = world.open()
-    with run.stopping_on_error():
-        pass
-    assert run.stopped_because() is None
-    with pytest.raises(error), run.stopping_on_error():
-        raise error
-    assert run.stopped_because() == StopReason(f"the run was interrupted ({error.__name__})")
-
-
-def test_a_run_that_can_not_say_that_it_was_interrupted_still_stops(world: RunInMemory) -> None:
-    run = world.open()
-    run.trail = replace(run.trail, stops=Mock(**{"stop.side_effect": MongoUnavailable("away")}))
-    with pytest.raises(ValueError, match="the cause"), run.stopping_on_error():
-        raise ValueError("the cause")
-    assert not any(gate.is_open() for gate in run.gates.values())
+    assert run.stop_switch.reason() is None
+    assert run.gates["tenant"].is_open()
 
 
 def test_an_outcome_is_recorded_with_what_is_known(world: RunInMemory) -> None:
@@ -249,7 +197,7 @@ def test_a_process_elsewhere_opens_an_attempt_once(world: RunInMemory, attempt: 
     run = run_of(attempt)
     assert run_of(RunAttempt(attempt.run_id, attempt.number)) is run
     assert (run.is_here, run.id) == (False, attempt.run_id)
-    following = world.trail.runs.begin_attempt(attempt.run_id)
+    following = begin(world.trail.ownership, attempt.run_id)
     assert run_of(following).attempt == following
 
 
@@ -267,11 +215,10 @@ def test_an_attempt_that_can_not_be_opened(
 def test_a_flow_run_holds_its_run_open_until_it_ends_however_it_does(
     world: RunInMemory, attempt: RunAttempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slots = Mock()
+    slots, settings = Mock(), read_settings()
     monkeypatch.setattr("tasks.run.SyncClientContext", MagicMock())
-    monkeypatch.setattr("tasks.run.Slots", lambda _client: slots)
-
-    settings = read_settings()
+    made = Mock(return_value=slots)
+    monkeypatch.setattr("tasks.run.Slots", made)
 
     def flow() -> None:
         with flow_run_of(attempt, settings) as run:
@@ -282,7 +229,8 @@ def test_a_flow_run_holds_its_run_open_until_it_ends_however_it_does(
 
     with pytest.raises(InterruptedError):
         flow()
-    slots.limit_to.assert_called_once_with(3)
+    assert made.call_args.args[1:] == (limit_name(settings), 3)
+    slots.start_limit.assert_called_once_with()
     slots.release_idle.assert_called_once_with()
     assert world.hub.is_closed
     assert set(world.steps()) == {"a"}

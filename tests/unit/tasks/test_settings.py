@@ -9,6 +9,7 @@ from tasks.settings import (
     Settings,
     SettingsError,
     read_alert_settings,
+    read_environment_settings,
     read_mongo_settings,
     read_settings,
 )
@@ -219,3 +220,20 @@ def test_alerts_go_nowhere_in_clear(url: str, monkeypatch: pytest.MonkeyPatch) -
         read_alert_settings()
     assert set(raised.value.faults) == {"ADMIN_ALERT_WEBHOOK_URL"}
     assert "marked" not in str(raised.value)
+
+
+def test_an_environment_has_names_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = read_environment_settings()
+    assert (environment.named("full"), environment.work_pool) == ("full", "backoffice")
+    monkeypatch.setenv("ADMIN_ENVIRONMENT", "staging")
+    environment = read_environment_settings()
+    assert environment.named("full") == "full-staging"
+    assert environment.work_pool == "backoffice-staging"
+
+
+@pytest.mark.parametrize("name", ["Staging", "-a", "a b", "a_b", "a" * 41, "staging\n"])
+def test_an_environment_has_a_plain_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADMIN_ENVIRONMENT", name)
+    with pytest.raises(SettingsError) as raised:
+        read_environment_settings()
+    assert set(raised.value.faults) == {"ADMIN_ENVIRONMENT"}

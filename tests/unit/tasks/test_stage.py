@@ -209,7 +209,7 @@ def test_what_is_gone_is_not_disabled_unless_it_is_asked_for(
 
 def test_a_stopped_run_disables_nothing_and_misses_nothing(world: RunInMemory) -> None:
     run = world_with(world, here=0, gone=2).open(DISABLING)
-    run.stop(StopReason("Stage 1 was down"))
+    run.stop_switch.stop(StopReason("Stage 1 was down"))
     assert plan_gone(run, "tenant") == []
     assert close_stage(run, "tenant", [], []).totals == StageTotals()
     assert all("gone_since" not in item for item in world.items().values())

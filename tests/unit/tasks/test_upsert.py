@@ -3,24 +3,37 @@
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from prefect.client.schemas.objects import TaskRun
+from prefect.exceptions import Abort
 from prefect.states import Failed
 from pymongo.database import Database
 from pymongo.errors import AutoReconnect
 
 from tasks.entities import entity_type_named
-from tasks.errors import HUB_UNAVAILABLE, ErrorClass, ItemError, StopReason
+from tasks.errors import (
+    FLOW_RUN_DELETED,
+    HUB_UNAVAILABLE,
+    RUN_CANCELLED,
+    RUN_ENDED,
+    RUN_SUSPENDED,
+    RUN_TAKEN_OVER,
+    ErrorClass,
+    ItemError,
+    LeaveReason,
+    StopReason,
+)
 from tasks.hub.answer import UpsertOutcome
+from tasks.limit import SlotsUnavailable
 from tasks.mongo import MongoRetry
 from tasks.mongo_errors import MongoRefused, MongoUnavailable
 from tasks.request import request_of
 from tasks.run import Run
-from tasks.slots import SlotsUnavailable
 from tasks.source.batch import GoneBatch
 from tasks.source.item import Item, item_from
 from tasks.source.request_id import request_id
@@ -586,7 +599,7 @@ def test_a_run_that_was_stopped_sends_nothing_and_retries_nothing(world: RunInMe
     run = world.open()
     tried = step_document(run.id, "tried", TRANSIENT, attempts=1)
     world.database.sync_steps.insert_one(dict(tried))
-    run.stop(StopReason("Stage 1 was down", HUB_UNAVAILABLE))
+    run.stop_switch.stop(StopReason("Stage 1 was down", HUB_UNAVAILABLE))
     result = send_batch(run, BATCH, "task-1")
     assert (result.totals.skipped, result.totals.failed, result.to_retry) == (1, 1, 0)
     assert world.hub.sent == []
@@ -608,7 +621,7 @@ def test_what_is_true_of_every_item_stops_the_run(world: RunInMemory) -> None:
     assert (result.totals.failed, result.totals.skipped, result.to_retry) == (2, 2, 0)
     assert world.hub.keys == ["a", "b"]
     reason = "INVALID_TOKEN at tenant b: who are you?"
-    assert run.stopped_because() == StopReason(reason)
+    assert run.stop_switch.reason() == StopReason(reason)
     assert world.trail.stops.reason(run.attempt) == StopReason(reason), "other processes go on"
     steps = world.steps()
     assert told(steps["b"], "state", "http_status") == ("Failed", 200)
@@ -626,7 +639,7 @@ def test_an_endpoint_that_stays_down_stops_its_stage_and_not_the_run(world: RunI
     reason = world.trail.stops.reason(run.attempt, "tenant")
     assert reason is not None
     assert reason.code == HUB_UNAVAILABLE == code(world.steps()["c"])
-    assert run.stopped_because() is None
+    assert run.stop_switch.reason() is None
 
 
 def test_a_firewall_that_refuses_one_content_fails_one_item(world: RunInMemory) -> None:
@@ -640,7 +653,7 @@ def test_a_firewall_that_refuses_one_content_fails_one_item(world: RunInMemory) 
         "message": "Forbidden",
         "class": "permanent",
     }
-    assert run.stopped_because() is None
+    assert run.stop_switch.reason() is None
 
 
 def test_an_item_that_a_firewall_refuses_in_each_run_stops_none_of_them(
@@ -654,7 +667,7 @@ def test_an_item_that_a_firewall_refuses_in_each_run_stops_none_of_them(
     run = world.open()
     assert send_batch(run, BATCH, "task-2").totals.failed == 1
     assert world.hub.keys == ["b", "c"]
-    assert run.stopped_because() is None
+    assert run.stop_switch.reason() is None
 
 
 def test_an_exception_of_our_own_gives_the_permit_back(world: RunInMemory) -> None:
@@ -693,9 +706,20 @@ def test_requests_are_counted_and_a_slot_is_held_while_the_run_goes_on(
     send_batch(run, BATCH, "task-1")
     assert stages.requests == [("tenant", RequestTimes.of([3.0, 8_000.0]))]
     assert world.slots.held_by == [True]
-    run.cancel()
+    run.stop_switch.stop(RUN_CANCELLED)
     send_batch(run, BATCH, "task-1")
     assert world.slots.held_by == [True, False]
+
+
+def ended_at_the_first_request(world: RunInMemory, run: Run, *, is_noticed: bool) -> None:
+    """Let somebody else end the run before its first request is answered."""
+
+    def end() -> None:
+        world.trail.counting.end_run(run.id, RunStatus.CRASHED, "gone", at(0))
+        if is_noticed:
+            run.stop_switch.leave(RUN_ENDED)
+
+    world.hub.before = end
 
 
 @pytest.mark.parametrize("is_here", [True, False])
@@ -704,11 +728,130 @@ def test_a_batch_elsewhere_that_outlives_its_run_counts_its_stage(
 ) -> None:
     world.source = Source(document("a"), document("b"))
     run = world.open(is_here=is_here)
-    world.trail.counting.end_run(run.id, RunStatus.CRASHED, "gone", at(0))
+    ended_at_the_first_request(world, run, is_noticed=False)
     send_batch(run, BATCH, "task-1")
     record = world.trail.runs.find(run.id)
     assert record is not None
-    assert record.totals.skipped == record.stages[0].total == (0 if is_here else 2)
+    assert record.totals.success == record.stages[0].total == (0 if is_here else 2)
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_what_stage_1_confirms_after_the_end_of_a_run_is_counted(
+    world: RunInMemory, is_here: bool
+) -> None:
+    world.source = Source(document("a"), document("b"))
+    run = world.open(is_here=is_here)
+    ended_at_the_first_request(world, run, is_noticed=True)
+    with pytest.raises(Abort):
+        send_batch(run, BATCH, "task-1")
+    world.trail.buffer.flush()
+    assert [step["ok"] for step in world.steps().values()] == [True]
+    record = world.trail.runs.find(run.id)
+    assert record is not None
+    assert record.totals.success == record.stages[0].total == 1
+
+
+@pytest.mark.parametrize("reason", [RUN_ENDED, RUN_SUSPENDED, RUN_TAKEN_OVER, FLOW_RUN_DELETED])
+def test_a_run_that_is_left_keeps_what_was_confirmed_and_records_nothing_more(
+    world: RunInMemory, reason: LeaveReason
+) -> None:
+    world.source = Source(document("a"), document("b"), document("c", name=None))
+    run = world.open()
+    world.hub.before = lambda: run.stop_switch.leave(reason)
+    gate = run.gates["tenant"]
+    with pytest.raises(Abort, match=reason.message):
+        send_batch(run, BATCH, "task-1")
+    assert (world.hub.keys, gate.closed_because) == (["a"], reason)
+    world.trail.buffer.flush()
+    assert {key: step["ok"] for key, step in world.steps().items()} == {"a": True}
+    items = world.items()
+    assert items["a"]["confirmed"]["run_id"] == run.id
+    assert "last" not in items["b"]
+    assert "c" not in items
+
+
+def test_what_is_left_unsent_is_sent_by_the_next_attempt(world: RunInMemory) -> None:
+    world.source = Source(*map(document, "abc"))
+    earlier = world.open()
+    world.hub.before = lambda: earlier.stop_switch.leave(RUN_SUSPENDED)
+    with pytest.raises(Abort):
+        send_batch(earlier, BATCH, "task-1")
+    world.trail.buffer.flush()
+    assert send_batch(world.open(), BATCH, "task-2") == batch_result(success=3)
+    assert world.hub.keys == ["a", "b", "c"], "what was confirmed is not sent again"
+
+
+@pytest.mark.parametrize("where", ["here", "in the trail"])
+def test_a_run_that_was_left_before_is_not_even_announced(world: RunInMemory, where: str) -> None:
+    world.source = Source(document("a"), document("b", name=None))
+    run = world.open()
+    if where == "here":
+        run.stop_switch.leave(RUN_SUSPENDED)
+    else:
+        world.trail.ownership.suspend(run.id, "", at(1))
+    with pytest.raises(Abort, match="suspended"):
+        send_batch(run, BATCH, "task-1")
+    world.trail.buffer.flush()
+    assert (world.hub.sent, world.steps(), world.items()) == ([], {}, {})
+
+
+def test_a_run_that_was_stopped_and_is_left_then_records_nothing_more(world: RunInMemory) -> None:
+    """What it skips would be counted in the attempt that has begun elsewhere."""
+    world.source = Source(*map(document, "abc"))
+    run = world.open()
+
+    def stopped_and_taken_over() -> None:
+        run.stop_switch.stop(RUN_CANCELLED)
+        run.stop_switch.leave(RUN_TAKEN_OVER)
+
+    world.hub.before = stopped_and_taken_over
+    with suppress(Abort):
+        send_batch(run, BATCH, "task-1")
+    world.trail.buffer.flush()
+    assert world.hub.keys == ["a"]
+    assert {key: step["ok"] for key, step in world.steps().items()} == {"a": True}
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_a_slot_that_is_lost_is_replaced_as_long_as_the_run_goes_on(
+    world: RunInMemory, monkeypatch: pytest.MonkeyPatch, is_replaced: bool
+) -> None:
+    world.source = Source(*map(document, "abc"))
+    run = world.open()
+    gate = spied_gate(run)
+    lost: list[Any] = []
+
+    def regain(lease: Any) -> Any:
+        lost.append(lease)
+        assert world.hub.keys == ["a"]
+        if is_replaced:
+            return Mock(is_valid=True)
+        run.stop_switch.stop(RUN_CANCELLED)
+        return None
+
+    def lose() -> None:
+        world.slots.lease.is_valid = False
+
+    monkeypatch.setattr(world.slots, "regain", regain)
+    world.hub.before = lose
+    result = send_batch(run, BATCH, "task-1")
+    assert lost == [world.slots.lease]
+    assert world.hub.keys == (["a", "b", "c"] if is_replaced else ["a"])
+    assert gate.abandon.call_count == (0 if is_replaced else 1), "its permit is not given back"
+    assert (result.totals.success, result.totals.skipped) == ((3, 0) if is_replaced else (1, 2))
+
+
+def test_a_run_that_is_left_while_its_slot_is_lost_records_nothing_more(
+    world: RunInMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.source = Source(*map(document, "ab"))
+    run = world.open()
+    world.slots.lease.is_valid = False
+    monkeypatch.setattr(world.slots, "regain", lambda _lost: run.stop_switch.leave(RUN_TAKEN_OVER))
+    with pytest.raises(Abort, match="anew"):
+        send_batch(run, BATCH, "task-1")
+    world.trail.buffer.flush()
+    assert (world.hub.sent, world.steps()) == ([], {})
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")

@@ -15,7 +15,8 @@ from prefect.client.schemas.objects import DeploymentStatus, FlowRun, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound
 
-from deployments.api.sync_deployment import PrefectUnavailable, SyncDeployment
+from deployments.api.sync_deployment import PrefectUnavailable, RunEnded, SyncDeployment
+from tasks.settings import read_environment_settings
 from tasks.trail.runs import RunOptions, SyncMode
 
 NOT_FOUND = ObjectNotFound(ValueError())
@@ -25,6 +26,10 @@ FLOW_RUN_ID = str(uuid4())
 @pytest.fixture
 def client() -> Any:
     return AsyncMock(spec=PrefectClient)
+
+
+def deployment_of(client: Any) -> SyncDeployment:
+    return SyncDeployment(client, read_environment_settings(), "backoffice")
 
 
 def flow_run(state_type: StateType, minutes: int) -> FlowRun:
@@ -42,7 +47,7 @@ def test_of_unfinished_runs_the_furthest_and_then_the_first_due_is_told(client: 
         ([], None),
     ]:
         client.read_flow_runs.return_value = found
-        assert asyncio.run(SyncDeployment(client).unfinished_run()) is told
+        assert asyncio.run(deployment_of(client).unfinished_run()) is told
 
 
 @pytest.mark.parametrize("mode", SyncMode)
@@ -50,7 +55,7 @@ def test_a_sync_is_started_as_it_was_asked_for(client: Any, mode: SyncMode) -> N
     options = RunOptions("REST API", ("tenant",), mode, dry_run=True)
     deployment_id = uuid4()
     client.read_deployment_by_name.return_value = SimpleNamespace(id=deployment_id)
-    asyncio.run(SyncDeployment(client).start(options))
+    _, is_new = asyncio.run(deployment_of(client).start(options, "a key"))
     client.read_deployment_by_name.assert_awaited_once_with(f"admin-sync/{mode.value}")
     started = client.create_flow_run_from_deployment.await_args
     assert started.args == (deployment_id,)
@@ -63,24 +68,42 @@ def test_a_sync_is_started_as_it_was_asked_for(client: Any, mode: SyncMode) -> N
         "trigger": "REST API",
     }
     assert started.kwargs["name"].endswith("tenant - REST API")
+    assert started.kwargs["tags"] == ["database:backoffice"]
+    assert started.kwargs["idempotency_key"] == "backoffice:backoffice:a key"
+    assert not is_new, "it was made by another request"
 
 
-@pytest.mark.parametrize(
-    ("answer", "is_cancelling"),
-    [
-        (Mock(status=SetStateStatus.ACCEPT), True),
-        (Mock(status=SetStateStatus.ABORT), False),
-        (NOT_FOUND, False),
-    ],
-)
-def test_only_what_has_not_ended_is_cancelled(
-    client: Any, answer: Any, is_cancelling: bool
+def test_an_environment_sees_its_own_deployments_only(
+    client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client.set_flow_run_state.side_effect = [answer]
-    told = asyncio.run(SyncDeployment(client).cancel(FLOW_RUN_ID))
-    assert told is (client.read_flow_run.return_value if is_cancelling else None)
+    monkeypatch.setenv("ADMIN_ENVIRONMENT", "staging")
+    client.read_flow_runs.return_value = []
+    asyncio.run(deployment_of(client).unfinished_run())
+    asked = client.read_flow_runs.await_args.kwargs["deployment_filter"]
+    assert asked.name.any_ == ["full-staging", "changed-staging"]
+    asyncio.run(deployment_of(client).has_worker())
+    client.read_deployment_by_name.assert_awaited_once_with("admin-sync/full-staging")
+
+
+def test_a_run_is_cancelled_and_returned_as_it_is_then(client: Any) -> None:
+    client.set_flow_run_state.return_value = Mock(status=SetStateStatus.ACCEPT)
+    told = asyncio.run(deployment_of(client).cancel(FLOW_RUN_ID))
+    assert told is client.read_flow_run.return_value
     asked, state = client.set_flow_run_state.await_args.args
     assert (asked, state.type) == (FLOW_RUN_ID, StateType.CANCELLING)
+
+
+def test_a_run_that_has_ended_is_not_cancelled(client: Any) -> None:
+    client.set_flow_run_state.return_value = Mock(status=SetStateStatus.ABORT)
+    with pytest.raises(RunEnded):
+        asyncio.run(deployment_of(client).cancel(FLOW_RUN_ID))
+
+
+def test_a_run_that_prefect_does_not_know_is_none(client: Any) -> None:
+    client.set_flow_run_state.side_effect = NOT_FOUND
+    client.read_flow_run.side_effect = NOT_FOUND
+    assert asyncio.run(deployment_of(client).cancel(FLOW_RUN_ID)) is None
+    assert asyncio.run(deployment_of(client).flow_run(FLOW_RUN_ID)) is None
 
 
 @pytest.mark.parametrize("status", DeploymentStatus)
@@ -88,25 +111,31 @@ def test_a_deployment_is_ready_while_a_worker_asks_for_work(
     client: Any, status: DeploymentStatus
 ) -> None:
     client.read_deployment_by_name.return_value = SimpleNamespace(status=status)
-    is_ready = asyncio.run(SyncDeployment(client).has_worker())
+    is_ready = asyncio.run(deployment_of(client).has_worker())
     assert is_ready is (status is DeploymentStatus.READY)
 
 
 CALLS: list[Callable[[SyncDeployment], Awaitable[Any]]] = [
     SyncDeployment.unfinished_run,
     SyncDeployment.has_worker,
-    lambda deployment: deployment.start(RunOptions("a test", ("tenant",))),
+    lambda deployment: deployment.start(RunOptions("a test", ("tenant",)), "a key"),
     lambda deployment: deployment.cancel(FLOW_RUN_ID),
+    lambda deployment: deployment.flow_run(FLOW_RUN_ID),
 ]
 
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("fault", [httpx.ConnectError("http://marked"), TimeoutError("marked")])
 def test_a_prefect_that_does_not_answer_is_told(client: Any, call: Any, fault: Exception) -> None:
-    for method in ("read_flow_runs", "read_deployment_by_name", "set_flow_run_state"):
+    for method in (
+        "read_flow_run",
+        "read_flow_runs",
+        "read_deployment_by_name",
+        "set_flow_run_state",
+    ):
         getattr(client, method).side_effect = fault
     with pytest.raises(PrefectUnavailable) as raised:
-        asyncio.run(call(SyncDeployment(client)))
+        asyncio.run(call(deployment_of(client)))
     assert str(raised.value) == (
         f"Prefect does not answer ({type(fault).__name__}): "
         "check PREFECT_API_URL and that the server is up"
@@ -117,4 +146,4 @@ def test_a_prefect_that_does_not_answer_is_told(client: Any, call: Any, fault: E
 def test_a_deployment_that_is_missing_is_told(client: Any, call: Any) -> None:
     client.read_deployment_by_name.side_effect = NOT_FOUND
     with pytest.raises(PrefectUnavailable, match=r"`python -m deployments\.deploy`"):
-        asyncio.run(call(SyncDeployment(client)))
+        asyncio.run(call(deployment_of(client)))

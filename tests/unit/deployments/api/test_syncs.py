@@ -1,18 +1,21 @@
 """The seed's endpoints: a sync is started once, shown, and cancelled while it has not ended."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 from uuid import uuid4
 
 import pytest
 from bson import ObjectId
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Cancelling
 from pymongo.database import Database
 
 from deployments.api.errors import NO_SUCH_RUN, RUN_FINISHED, ApiError
+from deployments.api.followed_runs import FollowedRuns
 from deployments.api.models import SyncRequest
+from deployments.api.sync_deployment import RunEnded
 from deployments.api.syncs import cancel_sync, list_runs, list_steps, show_run, start_sync
 from tasks.mongo import MongoRetry
 from tasks.mongo_errors import MongoUnavailable
@@ -29,7 +32,15 @@ Document = dict[str, Any]
 
 @pytest.fixture
 def trail(database: Database[Document], retry: MongoRetry) -> AuditTrail:
-    return trail_in_memory(database, retry)
+    """A trail without a run under way, whose next run has the key of how many it has.
+
+    Both are told by what mongomock lacks.
+    """
+    trail = trail_in_memory(database, retry)
+    runs: Any = Mock(wraps=trail.runs)
+    runs.next_key.side_effect = lambda: str(database.sync_runs.count_documents({}))
+    ownership = Mock(wraps=trail.ownership, under_way=Mock(return_value=None))
+    return replace(trail, runs=runs, ownership=ownership)
 
 
 @pytest.fixture
@@ -37,35 +48,46 @@ def history(database: Database[Document], retry: MongoRetry) -> RunHistory:
     return RunHistory(database, retry)
 
 
+def flow_run(name: str, state: Any = None) -> FlowRun:
+    return FlowRun(id=uuid4(), flow_id=uuid4(), name=name, state=state)
+
+
 @pytest.fixture
 def deployment() -> Any:
     """Deployments none of whose runs is under way."""
     return Mock(
         unfinished_run=AsyncMock(return_value=None),
-        start=AsyncMock(return_value=FlowRun(id=uuid4(), flow_id=uuid4(), name="the new run")),
+        start=AsyncMock(return_value=(flow_run("the new run"), True)),
         cancel=AsyncMock(),
     )
 
 
-def test_a_sync_is_handed_to_prefect_and_is_on_record(
-    deployment: Any, trail: AuditTrail, retry: MongoRetry, history: RunHistory
+@pytest.fixture
+def followed() -> Any:
+    return Mock(spec=FollowedRuns)
+
+
+def test_a_sync_is_handed_to_prefect_is_on_record_and_followed(
+    deployment: Any, trail: AuditTrail, retry: MongoRetry, followed: Any, history: RunHistory
 ) -> None:
-    answer = asyncio.run(start_sync(deployment, trail, retry, SyncRequest(entities=["client"])))
-    deployment.start.assert_awaited_once_with(RunOptions("REST API", ("client",)))
-    flow_run = deployment.start.return_value
-    run = history.run_of(str(flow_run.id))
+    asked = SyncRequest(entities=["client"])
+    answer = asyncio.run(start_sync(deployment, trail, retry, followed, asked))
+    deployment.start.assert_awaited_once_with(RunOptions("REST API", ("client",)), "0")
+    new, _ = deployment.start.return_value
+    run = history.run_of(str(new.id))
     assert run is not None
     assert (answer.run_id, answer.status) == (str(run.id), RunStatus.PENDING)
     assert run.flow_run_name == "the new run"
+    followed.follow.assert_called_once_with(trail, str(new.id))
 
 
-def test_a_second_sync_is_turned_away_with_the_run_id_of_the_first(
-    deployment: Any, trail: AuditTrail, retry: MongoRetry, history: RunHistory
+def test_a_sync_in_prefect_turns_a_second_one_away_with_its_run_id(
+    deployment: Any, trail: AuditTrail, retry: MongoRetry, followed: Any, history: RunHistory
 ) -> None:
-    under_way = FlowRun(id=uuid4(), flow_id=uuid4(), name="tenant - schedule")
+    under_way = flow_run("tenant - schedule")
     deployment.unfinished_run.return_value = under_way
     with pytest.raises(ApiError, match="already under way: tenant - schedule") as refused:
-        asyncio.run(start_sync(deployment, trail, retry, None))
+        asyncio.run(start_sync(deployment, trail, retry, followed, None))
     deployment.start.assert_not_awaited()
     run = history.run_of(str(under_way.id))
     assert run is not None
@@ -73,30 +95,51 @@ def test_a_second_sync_is_turned_away_with_the_run_id_of_the_first(
     assert refused.value.body.error.details == {"run_id": str(run.id)}
 
 
-def test_nothing_is_started_that_could_not_be_recorded(deployment: Any, trail: AuditTrail) -> None:
+def test_a_sync_in_the_trail_turns_a_second_one_away_with_its_run_id(
+    deployment: Any, trail: Any, retry: MongoRetry, followed: Any, run_id: RunId
+) -> None:
+    trail.ownership.under_way.return_value = run_id
+    with pytest.raises(ApiError, match="already under way: its name") as refused:
+        asyncio.run(start_sync(deployment, trail, retry, followed, None))
+    deployment.start.assert_not_awaited()
+    assert refused.value.body.error.details == {"run_id": str(run_id)}
+
+
+def test_a_flow_run_that_another_request_made_at_that_moment_is_not_ours(
+    deployment: Any, trail: AuditTrail, retry: MongoRetry, followed: Any, history: RunHistory
+) -> None:
+    theirs = flow_run("another run")
+    deployment.start.return_value = (theirs, False)
+    with pytest.raises(ApiError, match="already under way: another run") as refused:
+        asyncio.run(start_sync(deployment, trail, retry, followed, None))
+    run = history.run_of(str(theirs.id))
+    assert run is not None
+    assert refused.value.body.error.details == {"run_id": str(run.id)}
+    followed.follow.assert_not_called()
+
+
+@pytest.mark.filterwarnings("ignore:Pendulum datetime member")  # mongomock copies Prefect's time
+def test_a_flow_run_that_ended_unrecorded_is_recorded_and_another_is_started(
+    deployment: Any, trail: AuditTrail, retry: MongoRetry, followed: Any, history: RunHistory
+) -> None:
+    ended, new = flow_run("an ended run", Cancelled()), flow_run("the new run")
+    deployment.start.side_effect = [(ended, False), (new, True)]
+    answer = asyncio.run(start_sync(deployment, trail, retry, followed, None))
+    assert [call.args[1] for call in deployment.start.await_args_list] == ["0", "1"]
+    left, started = history.run_of(str(ended.id)), history.run_of(str(new.id))
+    assert left is not None
+    assert left.status is RunStatus.CANCELLED
+    assert started is not None
+    assert answer.run_id == str(started.id)
+
+
+def test_nothing_is_started_that_could_not_be_recorded(
+    deployment: Any, trail: AuditTrail, followed: Any
+) -> None:
     retry = Mock(spec=MongoRetry, **{"await_mongodb.side_effect": MongoUnavailable("away")})
     with pytest.raises(MongoUnavailable):
-        asyncio.run(start_sync(deployment, trail, retry, None))
+        asyncio.run(start_sync(deployment, trail, retry, followed, None))
     deployment.start.assert_not_awaited()
-
-
-def test_of_many_at_once_one_is_started(
-    deployment: Any, trail: AuditTrail, retry: MongoRetry
-) -> None:
-    async def start(_options: RunOptions) -> Any:
-        await asyncio.sleep(0.01)
-        deployment.unfinished_run.return_value = deployment.start.return_value
-        return deployment.start.return_value
-
-    deployment.start.side_effect = start
-
-    async def start_all() -> list[Any]:
-        starts = [start_sync(deployment, trail, retry, None) for _ in range(8)]
-        return await asyncio.gather(*starts, return_exceptions=True)
-
-    answers = asyncio.run(start_all())
-    assert sum(isinstance(answer, ApiError) for answer in answers) == 7
-    assert deployment.start.await_count == 1
 
 
 def test_runs_and_steps_are_shown(
@@ -111,7 +154,7 @@ def test_runs_and_steps_are_shown(
 
 
 def test_a_run_that_is_not_there_is_told(
-    deployment: Any, trail: AuditTrail, history: RunHistory
+    deployment: Any, trail: AuditTrail, history: RunHistory, followed: Any
 ) -> None:
     unknown = ObjectId()
     with pytest.raises(ApiError, match=str(NO_SUCH_RUN)):
@@ -119,7 +162,7 @@ def test_a_run_that_is_not_there_is_told(
     with pytest.raises(ApiError, match=str(NO_SUCH_RUN)):
         list_steps(history, unknown)
     with pytest.raises(ApiError, match=str(NO_SUCH_RUN)):
-        asyncio.run(cancel_sync(deployment, trail, history, unknown))
+        asyncio.run(cancel_sync(deployment, trail, history, followed, unknown))
     deployment.cancel.assert_not_awaited()
 
 
@@ -135,23 +178,35 @@ def test_a_sync_is_cancelled(
     deployment: Any,
     trail: AuditTrail,
     history: RunHistory,
+    followed: Any,
     state: Any,
     status: RunStatus,
     message: str,
 ) -> None:
-    flow_run = FlowRun(id=uuid4(), flow_id=uuid4(), name="a run", state=state)
-    run_id = trail.runs.open(str(flow_run.id), "a run", OPTIONS)
-    deployment.cancel.return_value = flow_run
-    answer = asyncio.run(cancel_sync(deployment, trail, history, run_id))
-    deployment.cancel.assert_awaited_once_with(str(flow_run.id))
+    cancelled = flow_run("a run", state)
+    run_id = trail.runs.open(str(cancelled.id), "a run", OPTIONS)
+    deployment.cancel.return_value = cancelled
+    answer = asyncio.run(cancel_sync(deployment, trail, history, followed, run_id))
+    deployment.cancel.assert_awaited_once_with(str(cancelled.id))
     assert (answer.run_id, answer.status, answer.message) == (str(run_id), status, message)
     assert show_run(history, run_id).status is status
+    assert followed.follow.called is not status.is_terminal
 
 
-@pytest.mark.parametrize("left", [None, FlowRun(flow_id=uuid4(), state_type=StateType.RUNNING)])
 def test_a_sync_that_has_ended_is_not_cancelled(
-    deployment: Any, trail: AuditTrail, history: RunHistory, run_id: RunId, left: FlowRun | None
+    deployment: Any, trail: AuditTrail, history: RunHistory, followed: Any, run_id: RunId
 ) -> None:
-    deployment.cancel.return_value = left
+    deployment.cancel.side_effect = RunEnded
     with pytest.raises(ApiError, match=str(RUN_FINISHED)):
-        asyncio.run(cancel_sync(deployment, trail, history, run_id))
+        asyncio.run(cancel_sync(deployment, trail, history, followed, run_id))
+
+
+def test_a_sync_whose_flow_run_was_deleted_is_cancelled_once(
+    deployment: Any, trail: AuditTrail, history: RunHistory, followed: Any, run_id: RunId
+) -> None:
+    deployment.cancel.return_value = None
+    answer = asyncio.run(cancel_sync(deployment, trail, history, followed, run_id))
+    assert (answer.status, answer.message) == (RunStatus.CANCELLED, "The sync is cancelled")
+    assert show_run(history, run_id).status is RunStatus.CANCELLED
+    with pytest.raises(ApiError, match=str(RUN_FINISHED)):
+        asyncio.run(cancel_sync(deployment, trail, history, followed, run_id))

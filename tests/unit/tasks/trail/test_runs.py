@@ -7,17 +7,13 @@ from bson import ObjectId
 from pymongo.collection import Collection
 
 from tasks.trail.fields import RunId
+from tasks.trail.ownership import Ownership
 from tasks.trail.runs import RunErrorRecord, RunOptions, RunRecord, Runs, SyncMode, sum_of
 from tasks.trail.stages import RunStatus, StageRecord, Stages, Totals
-from tests.trail_documents import HUB, OPTIONS, at
+from tests.trail_documents import HUB, OPTIONS, at, begin
 
 Document = dict[str, Any]
-RUNNING, SUCCESS, FAILED, CRASHED = (
-    RunStatus.RUNNING,
-    RunStatus.SUCCESS,
-    RunStatus.FAILED,
-    RunStatus.CRASHED,
-)
+RUNNING, SUCCESS, CRASHED = RunStatus.RUNNING, RunStatus.SUCCESS, RunStatus.CRASHED
 ERROR = RunErrorRecord(entity_type="tenant", natural_key="a", code="NOT_FOUND", message="no")
 
 
@@ -69,42 +65,21 @@ def test_a_run_that_is_not_there(runs: Runs) -> None:
     assert runs.find(ObjectId()) is None
 
 
-def test_attempts_are_counted_and_show_that_they_live(
-    runs: Runs, sync_runs: Collection[Document], run_id: RunId
+def test_a_flow_run_that_is_new_is_told_apart(runs: Runs, sync_runs: Collection[Document]) -> None:
+    run_id, is_new = runs.open_new("f-1", "a run", OPTIONS)
+    assert is_new
+    assert runs.open_new("f-1", "a run", OPTIONS) == (run_id, False)
+    assert runs.open("f-1", "a run", OPTIONS) == run_id
+    assert sync_runs.count_documents({}) == 1
+
+
+def test_a_run_that_nobody_works_on_has_not_the_fields_that_say_so(
+    runs: Runs, sync_runs: Collection[Document]
 ) -> None:
-    attempts = [runs.begin_attempt(run_id) for _ in range(3)]
-    assert [(each.run_id, each.number) for each in attempts] == [
-        (run_id, 1),
-        (run_id, 2),
-        (run_id, 3),
-    ]
+    runs.open("f-1", "a run", OPTIONS)
     (document,) = sync_runs.find()
-    assert document["alive_at"] >= document["started_at"]
-
-
-def test_a_state_is_taken_over_unless_it_is_older_news(runs: Runs, run_id: RunId) -> None:
-    runs.mirror(run_id, RUNNING, "it runs", at(10))
-    runs.mirror(run_id, RunStatus.PENDING, "it waits", at(9))
-    assert (found(runs, run_id).status, found(runs, run_id).message) == (RUNNING, "it runs")
-    runs.mirror(run_id, RunStatus.PENDING, "it is paused", at(11))
-    assert found(runs, run_id).message == "it is paused"
-
-
-def test_a_run_starts_when_its_first_attempt_runs(runs: Runs, run_id: RunId) -> None:
-    runs.mirror(run_id, RUNNING, "", at(10))
-    runs.begin_attempt(run_id)
-    runs.mirror(run_id, RUNNING, "again", at(20))
-    assert found(runs, run_id).started_at == at(10)
-
-
-def test_a_run_that_runs_again_has_not_ended_and_is_not_stopped(
-    runs: Runs, sync_runs: Collection[Document], run_id: RunId
-) -> None:
-    sync_runs.update_one({}, {"$set": {"stopped_because": {"message": "m", "code": "RUN_STOPPED"}}})
-    runs.end(found(runs, run_id), FAILED, "no", at(10), found(runs, run_id).stages, [])
-    runs.mirror(run_id, RUNNING, "", at(11))
-    (document,) = sync_runs.find()
-    assert document["stopped_because"] is document["finished_at"] is None
+    assert not {"active", "alive_at"} & set(document)
+    assert document["attempt"] == 0
 
 
 def test_a_run_ends_with_its_stages_and_is_their_sum(
@@ -143,20 +118,40 @@ def test_an_end_that_is_older_news_changes_nothing(
     assert (found(runs, run_id) == before) is not is_news
 
 
-def test_no_older_state_overwrites_an_end(runs: Runs, run_id: RunId) -> None:
-    runs.begin_attempt(run_id)
+@pytest.mark.parametrize("seconds", [10, None])
+def test_a_run_that_has_ended_is_worked_on_by_nobody(
+    runs: Runs,
+    ownership: Ownership,
+    sync_runs: Collection[Document],
+    run_id: RunId,
+    seconds: float | None,
+) -> None:
+    begin(ownership, run_id)
     run = found(runs, run_id)
-    runs.end(run, SUCCESS, "all is in", at(10), run.stages, [])
-    ended = found(runs, run_id)
-    for seconds in (5, 10):
-        runs.mirror(run_id, RUNNING, "it runs", at(seconds))
-        assert found(runs, run_id) == ended
+    assert runs.end(run, SUCCESS, "", None if seconds is None else at(seconds), run.stages, [])
+    (document,) = sync_runs.find()
+    assert not {"active", "alive_at"} & set(document)
+
+
+@pytest.mark.parametrize("seconds", [10, None])
+def test_no_attempt_that_has_begun_since_is_ended(
+    runs: Runs, ownership: Ownership, run_id: RunId, seconds: float | None
+) -> None:
+    run = found(runs, run_id)
+    begin(ownership, run_id)
+    told = None if seconds is None else at(seconds)
+    before = found(runs, run_id)
+    assert not runs.end(run, CRASHED, "gone", told, run.stages, [])
+    assert found(runs, run_id) == before
 
 
 @pytest.mark.parametrize("how", ["end", "correct"])
-def test_only_what_differs_is_written(runs: Runs, stages: Stages, run_id: RunId, how: str) -> None:
+def test_only_what_differs_is_written(
+    runs: Runs, ownership: Ownership, stages: Stages, run_id: RunId, how: str
+) -> None:
+    attempt = begin(ownership, run_id)
     run = found(runs, run_id)
-    stages.begin(run_id, "client", HUB, at(3))  # by another process, since the run was read
+    stages.begin(attempt, "client", HUB, at(3))  # by another process, since the run was read
     tenant, client = run.stages
     counted = [tenant.model_copy(update={"total": 1, "success": 1}), client]
     if how == "end":

@@ -10,7 +10,8 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from tasks.mongo import MongoRetry
-from tasks.trail.fields import RunId
+from tasks.trail.fields import RunAttempt, RunId
+from tasks.trail.ownership import Ownership
 from tasks.trail.stages import (
     REQUEST_BOUNDS_MS,
     REQUEST_BUCKETS,
@@ -21,7 +22,7 @@ from tasks.trail.stages import (
     StageTotals,
     Tally,
 )
-from tests.trail_documents import HUB, at
+from tests.trail_documents import HUB, RUN, at, begin
 
 SUCCESS, PARTIAL, FAILED = RunStatus.SUCCESS, RunStatus.PARTIAL, RunStatus.FAILED
 counts = st.integers(0, 1_000_000)
@@ -131,38 +132,54 @@ def test_a_stage_that_ends_keeps_its_counts() -> None:
 
 
 def test_one_stage_begins_is_told_how_many_items_it_has_and_ends(
-    stages: Stages, sync_runs: Collection[dict[str, Any]], run_id: RunId
+    stages: Stages, ownership: Ownership, sync_runs: Collection[dict[str, Any]], run_id: RunId
 ) -> None:
     def of_document() -> list[dict[str, Any]]:
         (document,) = sync_runs.find({"_id": run_id})
         found: list[dict[str, Any]] = document["stages"]
         return found
 
+    attempt = begin(ownership, run_id)
     tenant, client = of_document()
-    stages.begin(run_id, "client", HUB, at(1))
-    stages.expect(run_id, "client", 7)
+    stages.begin(attempt, "client", HUB, at(1))
+    stages.expect(attempt, "client", 7)
     client |= {"status": "running", "started_at": at(1), "finished_at": None, "total": 7}
     client |= {"hub": HUB, "pace": None, "stopped_because": None}
     assert of_document() == [tenant, client]
-    stages.note_pace(run_id, "client", 18.5)
+    stages.note_pace(attempt, "client", 18.5)
     assert of_document()[1]["pace"] == 18.5
-    stages.end(run_id, "client", PARTIAL, StageTotals(total=9, success=5, failed=4), at(4))
+    stages.end(attempt, "client", PARTIAL, StageTotals(total=9, success=5, failed=4), at(4))
     client |= {"status": "partial", "finished_at": at(4), "total": 9, "success": 5, "failed": 4}
     assert of_document() == [tenant, client]
-    stages.begin(run_id, "client", HUB, at(5))
+    stages.begin(attempt, "client", HUB, at(5))
     assert of_document()[1]["finished_at"] is None
 
 
-def test_requests_that_can_not_be_counted_are_told_and_fail_nothing(
-    run_id: RunId, caplog: pytest.LogCaptureFixture
+def test_an_earlier_attempt_changes_no_stage(
+    stages: Stages, ownership: Ownership, sync_runs: Collection[dict[str, Any]], run_id: RunId
 ) -> None:
-    uri = "mongodb://user:marked@127.0.0.1:9"
+    earlier = begin(ownership, run_id)
+    stages.begin(earlier, "tenant", HUB, at(1))
+    stages.begin(begin(ownership, run_id), "tenant", HUB, at(2))
+    before = list(sync_runs.find())
+    stages.begin(earlier, "client", HUB, at(3))
+    stages.begin(earlier, "tenant", HUB, at(3))
+    stages.expect(earlier, "tenant", 7)
+    stages.note_pace(earlier, "tenant", 18.5)
+    stages.end(earlier, "tenant", PARTIAL, StageTotals(total=9, success=5, failed=4), at(4))
+    assert list(sync_runs.find()) == before
+
+
+def test_requests_that_can_not_be_counted_are_told_and_fail_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    uri, attempt = "mongodb://user:marked@127.0.0.1:9", RunAttempt(RUN, 1)
     with (
         MongoClient[dict[str, Any]](uri, connect=False, serverSelectionTimeoutMS=10) as client,
         caplog.at_level(logging.WARNING),
     ):
         stages = Stages(client["backoffice"]["sync_runs"], MongoRetry(client, seconds=0))
-        stages.count_requests(run_id, "tenant", RequestTimes.of([]))
+        stages.count_requests(attempt, "tenant", RequestTimes.of([]))
         assert caplog.messages == []
-        stages.count_requests(run_id, "tenant", RequestTimes.of([1, 2]))
+        stages.count_requests(attempt, "tenant", RequestTimes.of([1, 2]))
     assert caplog.messages == ["A measure is missing in the metrics: ServerSelectionTimeoutError"]

@@ -1,0 +1,46 @@
+"""Orders: what Prefect's record of a flow run tells the process that executes it."""
+
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+
+from tasks.errors import (
+    FLOW_RUN_DELETED,
+    RUN_CANCELLED,
+    RUN_SUSPENDED,
+    RUN_TAKEN_OVER,
+    StopReason,
+)
+
+
+async def flow_run_in_prefect(prefect: PrefectClient, flow_run_id: UUID) -> FlowRun | None:
+    """Return a flow run as Prefect has it now, None where it was deleted.
+
+    Raises:
+        httpx.HTTPError: Prefect's API doesn't answer.
+    """
+    try:
+        return await prefect.read_flow_run(flow_run_id)
+    except ObjectNotFound:
+        return None
+
+
+def order_of(flow_run: FlowRun | None) -> StopReason | None:
+    """Return why the process that executes a flow run has to stop; None lets it go on.
+
+    So does an end that somebody else has noted: a process that lives ends its run itself.
+    """
+    if flow_run is None:
+        return FLOW_RUN_DELETED
+    state = flow_run.state
+    if state is None:
+        return None
+    if state.is_cancelling() or state.is_cancelled():
+        return RUN_CANCELLED
+    if state.is_paused():
+        return RUN_SUSPENDED
+    if state.is_scheduled() or state.is_pending():
+        return RUN_TAKEN_OVER
+    return None
