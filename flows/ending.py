@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
+import httpx
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import Abort, Pause
+from prefect.states import Cancelled
 
 from flows.artifacts import publish_results_of
 from flows.conclusion import SyncIncomplete, conclusion, status_of
 from flows.state_mirror import current_flow_run
-from tasks.errors import FLOW_RUN_DELETED, StopReason
+from tasks.errors import FLOW_RUN_DELETED, RUN_CANCELLED, StopReason
 from tasks.mongo_errors import MongoError
 from tasks.run import Run
 from tasks.trail.audit_trail import AuditTrail
@@ -65,10 +68,21 @@ def ended_on_record(run: Run) -> Iterator[None]:
     except (Exception, Pause):
         raise
     except BaseException:
-        number = run.attempt.number
-        with suppress(MongoError):
-            run.trail.counting.end_run(run.id, RunStatus.CRASHED, _TERMINATED, None, number)
+        with suppress(MongoError, httpx.HTTPError):
+            _end_terminated(run)
         raise
+
+
+def _end_terminated(run: Run) -> None:
+    """End a run whose process is terminated; where it is so because of a cancellation, as that."""
+    with get_client(sync_client=True) as prefect:
+        state = prefect.read_flow_run(current_flow_run().id).state
+        if state is not None and state.is_cancelling():
+            prefect.set_flow_run_state(current_flow_run().id, Cancelled())
+            cancel_in_trail(run.trail, run.id, RUN_CANCELLED)
+            return
+    number = run.attempt.number
+    run.trail.counting.end_run(run.id, RunStatus.CRASHED, _TERMINATED, None, number)
 
 
 def cancel_in_trail(trail: AuditTrail, run_id: RunId, reason: StopReason) -> None:

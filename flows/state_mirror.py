@@ -22,6 +22,18 @@ MANUAL: Final = "manual"
 """Trigger of a run that names none."""
 SCHEDULE: Final = "schedule"
 """Trigger of a run that a Prefect schedule made."""
+_DATABASE_TAG: Final = "database:"
+
+
+def database_tag(database: str) -> str:
+    """Return the tag of a flow run that was asked for a database of that name."""
+    return f"{_DATABASE_TAG}{database}"
+
+
+def is_for_database(flow_run: FlowRun, database: str) -> bool:
+    """Whether a flow run is for a database of that name; one that names none is for any."""
+    named = [tag for tag in flow_run.tags if tag.startswith(_DATABASE_TAG)]
+    return not named or database_tag(database) in named
 
 
 _begun_here: Final[dict[RunId, int]] = {}
@@ -35,7 +47,9 @@ def begun_here(attempt: RunAttempt) -> None:
 
 def mirror_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """State hook: carry the state of an `admin-sync` flow run into its `sync_runs` document."""
-    mirror_state(audit_trail(read_mongo_settings()), flow_run, state)
+    settings = read_mongo_settings()
+    if is_for_database(flow_run, settings.mongodb_database):
+        mirror_state(audit_trail(settings), flow_run, state)
 
 
 def mirror_state(trail: AuditTrail, flow_run: FlowRun, state: State[Any]) -> None:

@@ -19,6 +19,7 @@ from flows.orders import flow_run_in_prefect, order_of
 from flows.state_mirror import (
     begun_here,
     current_flow_run,
+    is_for_database,
     mirror_state,
     open_current_run,
     running_since,
@@ -28,6 +29,11 @@ from tasks.settings import Settings
 from tasks.trail.audit_trail import AuditTrail, audit_trail
 from tasks.trail.fields import RunAttempt, RunId
 from tasks.trail.runs import RunOptions
+
+
+class OtherDatabase(RuntimeError):
+    """A run was asked for another database than that of the process that executes it."""
+
 
 LOOK_SECONDS: Final = 1.0
 """How often a run that waits asks whether its turn has come, and what Prefect says of it."""
@@ -41,7 +47,9 @@ async def take_turn(settings: Settings, options: RunOptions) -> RunAttempt:
     Raises:
         Abort: the run was cancelled, suspended, ended or begun anew elsewhere meanwhile.
         MongoError: MongoDB is away, or does not let us.
+        OtherDatabase: the run was asked for another database; nothing was written.
     """
+    _require_own_database(settings.mongodb_database)
     trail = await asyncio.to_thread(audit_trail, settings)
     run_id, options = await asyncio.to_thread(open_current_run, trail, options)
     begun_at = running_since()
@@ -56,6 +64,15 @@ async def take_turn(settings: Settings, options: RunOptions) -> RunAttempt:
             await wait.end(attempt)
     begun_here(attempt)
     return attempt
+
+
+def _require_own_database(database: str) -> None:
+    if not is_for_database(current_flow_run(), database):
+        raise OtherDatabase(
+            f"MONGODB_DB names {database}, and this run was asked for another database (see its "
+            "tags); nothing was sent. Give each environment a name in ADMIN_ENVIRONMENT and a "
+            "worker of its own, and deploy each"
+        )
 
 
 async def _raise_if_revived(prefect: PrefectClient) -> None:

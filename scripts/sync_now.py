@@ -104,22 +104,32 @@ async def _show_while_running(
         bars = {
             str(name): progress.add_task(name, total=None, start=False) for name in ENTITY_NAMES
         }
+        told: str | None = None
         while True:
             finished = sync.done()
-            for stage, done in await asyncio.to_thread(_stages_begun, history, flow_run_id):
+            run = await asyncio.to_thread(_run_of, history, flow_run_id)
+            if run is not None and run.status is RunStatus.PENDING and run.message != told:
+                told = run.message
+                progress.console.print(told)
+            for stage, done in await asyncio.to_thread(_stages_begun, history, run):
                 _advance(progress, bars[stage.entity_type], stage, done)
             if finished:
                 return
             await asyncio.wait({sync}, timeout=_REFRESH_SECONDS)
 
 
-def _stages_begun(history: RunHistory, flow_run_id: str) -> list[tuple[StageRecord, int]]:
-    """Return the stages that have begun, each with how many of its items are done by now."""
+def _run_of(history: RunHistory, flow_run_id: str) -> RunRecord | None:
     try:
-        run = history.run_of(flow_run_id)
-        if run is None:
-            return []
-        return [(stage, _done(history, run, stage)) for stage in run.stages if stage.started_at]
+        return history.run_of(flow_run_id)
+    except MongoError:
+        return None
+
+
+def _stages_begun(history: RunHistory, run: RunRecord | None) -> list[tuple[StageRecord, int]]:
+    """Return the stages that have begun, each with how many of its items are done by now."""
+    begun = (stage for stage in (run.stages if run else ()) if stage.started_at)
+    try:
+        return [(stage, _done(history, run, stage)) for stage in begun if run]
     except MongoError:
         return []
 

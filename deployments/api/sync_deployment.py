@@ -29,20 +29,14 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
 from flows.dashboard import name_of_run
-from flows.state_mirror import FLOW_NAME
+from flows.state_mirror import FLOW_NAME, database_tag, is_for_database
 from tasks.settings import EnvironmentSettings
 from tasks.trail.runs import RunOptions, SyncMode
 
 _CALL_SECONDS: Final = 10.0
 """How long Prefect may take for one of the calls below."""
-_UNFINISHED: Final = [
-    StateType.RUNNING,
-    StateType.CANCELLING,
-    StateType.PENDING,
-    StateType.PAUSED,
-    StateType.SCHEDULED,
-]
-"""States in which a sync is under way or about to be, the furthest first."""
+_NOT_BEGUN: Final = [StateType.PENDING, StateType.SCHEDULED]
+"""States of a sync that is about to begin, the furthest first."""
 
 
 class PrefectUnavailable(RuntimeError):
@@ -69,21 +63,25 @@ class SyncDeployment:
         self._environment = environment
         self._database = database
 
-    async def unfinished_run(self) -> FlowRun | None:
-        """Return the sync of a deployment that is under way or due; None for none."""
+    async def due_run(self) -> FlowRun | None:
+        """Return the sync of a deployment that is due, and about to begin; None for none.
+
+        One that has begun is on record in its database.
+        """
         names = [self._environment.named(mode.value) for mode in SyncMode]
         async with _in_time():
             flow_runs = await self._client.read_flow_runs(
                 flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
                 deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=names)),
                 flow_run_filter=FlowRunFilter(
-                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED)),
+                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_NOT_BEGUN)),
                     expected_start_time=FlowRunFilterExpectedStartTime.model_validate(
                         {"before_": datetime.now(UTC)}
                     ),
                 ),
             )
-        return min(flow_runs, key=_place_in_line, default=None)
+        ours = (each for each in flow_runs if is_for_database(each, self._database))
+        return min(ours, key=_place_in_line, default=None)
 
     async def start(self, options: RunOptions, key: str) -> tuple[FlowRun, bool]:
         """Create a flow run, which a worker picks up; return it, and True.
@@ -98,7 +96,7 @@ class SyncDeployment:
                 name=name_of_run(options),
                 parameters=options.as_parameters(),
                 context=request,
-                tags=[f"database:{self._database}"],
+                tags=[database_tag(self._database)],
                 idempotency_key=f"{self._environment.work_pool}:{self._database}:{key}",
             )
         return flow_run, flow_run.context == request
@@ -159,4 +157,4 @@ async def _in_time() -> AsyncIterator[None]:
 
 def _place_in_line(flow_run: FlowRun) -> tuple[int, datetime]:
     state_type = flow_run.state_type or StateType.SCHEDULED
-    return _UNFINISHED.index(state_type), flow_run.expected_start_time or datetime.now(UTC)
+    return _NOT_BEGUN.index(state_type), flow_run.expected_start_time or datetime.now(UTC)

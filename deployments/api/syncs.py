@@ -159,7 +159,7 @@ async def _require_none_under_way(deployment: SyncDeployment, trail: AuditTrail)
     if run_id is not None:
         run = await asyncio.to_thread(trail.runs.find, run_id)
         raise _already_running(run_id, run.flow_run_name if run else "")
-    flow_run = await deployment.unfinished_run()
+    flow_run = await deployment.due_run()
     if flow_run is not None:
         run_id = await asyncio.to_thread(open_run_of, trail, flow_run)
         raise _already_running(run_id, flow_run.name)

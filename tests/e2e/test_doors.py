@@ -5,9 +5,12 @@ import signal
 import subprocess
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from bson import ObjectId
+from prefect.client.schemas.objects import StateType
+from prefect.states import Cancelling
 
 from tests.e2e.checkout import Served, processes_of
 from tests.integration.world import PATIENCE_SECONDS, Document, http, wait_until
@@ -159,6 +162,23 @@ def test_the_rest_api_from_start_to_steps(served: Served) -> None:
     third_id = third.json()["run_id"]
     assert http.post(f"{served.api_url}/admin/sync/runs/{third_id}/cancel").status_code == 202
     served.run_until_ended(_id=ObjectId(third_id))
+
+
+def test_a_run_that_is_cancelled_while_its_process_starts_sends_nothing(served: Served) -> None:
+    started = http.post(f"{served.api_url}/admin/sync/run").json()["run_id"]
+    address = f"{served.api_url}/admin/sync/runs/{started}"
+    flow_run_id = UUID(http.get(address).json()["flow_run_id"])
+    sent_before = len(served.hub.requests())
+    with served.prefect() as prefect:
+        wait_until(lambda: prefect.read_flow_run(flow_run_id).state_type is StateType.PENDING, 0.02)
+        prefect.set_flow_run_state(flow_run_id, Cancelling())
+        run = served.run_until_ended(_id=ObjectId(started))
+        assert run["status"] == "cancelled"
+        wait_until(lambda: prefect.read_flow_run(flow_run_id).state_type is StateType.CANCELLED)
+        assert sync_and_watch(served, "-p", 'entities=["tenant"]').returncode == 0
+        assert prefect.read_flow_run(flow_run_id).state_type is StateType.CANCELLED
+    assert http.get(address).json()["status"] == "cancelled"
+    assert len(served.hub.requests()) == sent_before + 1
 
 
 def test_a_run_leaves_progress_a_summary_and_its_failures(

@@ -68,7 +68,7 @@ class Operator:
         crashed = {"type": "CRASHED", "message": "given up at the end of a round"}
         self._post(f"/flow_runs/{flow_run_id}/set_state", {"state": crashed, "force": True})
 
-    def unfinished_runs(self) -> list[str]:
+    def due_runs(self) -> list[str]:
         """Return the ids of all flow runs that have begun or are due, stages included."""
         begun = {"any_": ["PENDING", "RUNNING", "CANCELLING", "SCHEDULED", "PAUSED"]}
         found = self._post("/flow_runs/filter", {"flow_runs": {"state": {"type": begun}}})

@@ -176,7 +176,7 @@ class _Execution:
         _within(_EXIT_SECONDS, lambda: not self._processes())
         for process in self._processes():
             process.kill()
-        for flow_run_id in self._operator.unfinished_runs():
+        for flow_run_id in self._operator.due_runs():
             self._operator.give_up(flow_run_id)
         self._operator.close()
 

@@ -22,6 +22,10 @@ class Prefect:
         self.state: State[Any] | None = Running(timestamp=at(10))
         self.set: list[State[Any]] = []
         self.looks = 0
+        self.deployment_id: uuid.UUID | None = None
+        self.tags: list[str] = []
+        self.earlier: list[State[Any]] = []
+        """The states that it had before."""
         self.at_looks: dict[int, Callable[[], None]] = {}
         """What happens before this number of times that it is asked."""
 
@@ -36,8 +40,18 @@ class Prefect:
 
     def flow_run(self) -> FlowRun:
         return FlowRun(
-            id=FLOW_RUN, flow_id=uuid.uuid4(), name="its name", state=self.state, parameters={}
+            id=FLOW_RUN,
+            flow_id=uuid.uuid4(),
+            name="its name",
+            state=self.state,
+            parameters={},
+            deployment_id=self.deployment_id,
+            tags=self.tags,
         )
+
+    async def read_flow_run_states(self, flow_run_id: uuid.UUID) -> list[State[Any]]:
+        assert flow_run_id == FLOW_RUN
+        return [*self.earlier, *([self.state] if self.state else [])]
 
     async def read_flow_run(self, flow_run_id: uuid.UUID) -> FlowRun:
         assert flow_run_id == FLOW_RUN

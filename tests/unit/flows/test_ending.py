@@ -5,11 +5,12 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from prefect.client.schemas.objects import State
 from prefect.exceptions import Abort, Pause, TerminationSignal
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Cancelled, Cancelling, Completed, Failed, Running
 from pymongo.database import Database
 
 from flows.conclusion import SyncIncomplete
@@ -188,15 +189,34 @@ def test_a_run_whose_flow_run_was_deleted_is_ended_by_its_process(
 @pytest.mark.parametrize(
     "error", [asyncio.CancelledError(), KeyboardInterrupt(), TerminationSignal(15)]
 )
+@pytest.mark.parametrize(
+    ("state", "status", "message"),
+    [
+        (Running(), RunStatus.CRASHED, "Its process was terminated"),
+        (Cancelling(), RunStatus.CANCELLED, "Cancelled: the run was cancelled"),
+    ],
+)
 def test_a_run_whose_process_is_terminated_ends_on_record_at_once(
-    world: RunInMemory, error: BaseException
+    world: RunInMemory,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    state: State[Any],
+    status: RunStatus,
+    message: str,
 ) -> None:
+    prefect = MagicMock()
+    client = prefect.__enter__.return_value
+    client.read_flow_run.return_value.state = state
+    monkeypatch.setattr("flows.ending.get_client", Mock(return_value=prefect))
+    monkeypatch.setattr("flows.ending.current_flow_run", Mock())
     run = world.open()
     with pytest.raises(type(error)), ended_on_record(run):
         raise error
     record = world.trail.runs.find(run.id)
     assert record is not None
-    assert (record.status, record.message) == (RunStatus.CRASHED, "Its process was terminated")
+    assert (record.status, record.message) == (status, message)
+    ended = [call.args[1].is_cancelled() for call in client.set_flow_run_state.call_args_list]
+    assert ended == ([True] if state.is_cancelling() else [])
 
 
 @pytest.mark.parametrize("error", [None, ValueError, Pause])

@@ -1,18 +1,21 @@
 """A run begins when its turn comes, and leaves its wait when Prefect says so."""
 
 import asyncio
+from contextlib import nullcontext
 from typing import Any
 from unittest.mock import Mock
+from uuid import UUID
 
 import httpx
 import pytest
 from prefect.client.schemas.objects import State
 from prefect.exceptions import Abort
-from prefect.states import Cancelled, Cancelling, Crashed, Pending, Suspended
+from prefect.states import Cancelled, Cancelling, Crashed, Pending, Scheduled, Suspended
 from pymongo.database import Database
 
 from flows import turn
 from flows.conclusion import WAITING
+from flows.turn import OtherDatabase
 from tasks.errors import (
     FLOW_RUN_DELETED,
     RUN_CANCELLED,
@@ -32,7 +35,7 @@ from tests.unit.tasks.run_in_memory import trail_in_memory
 
 Document = dict[str, Any]
 PATIENCE = 5.0
-SETTINGS: Settings = Mock()
+SETTINGS: Settings = Mock(mongodb_database="backoffice")
 
 
 class Waiting:
@@ -62,8 +65,11 @@ def waiting(
     database: Database[Document], retry: MongoRetry, monkeypatch: pytest.MonkeyPatch
 ) -> Waiting:
     trail, prefect = trail_in_memory(database, retry), Prefect()
-    context = Mock(flow_run=prefect.flow_run(), parameters={})
-    monkeypatch.setattr("flows.state_mirror.FlowRunContext", Mock(get=lambda: context))
+
+    def context() -> Mock:
+        return Mock(flow_run=prefect.flow_run(), parameters={})
+
+    monkeypatch.setattr("flows.state_mirror.FlowRunContext", Mock(get=context))
     parts: dict[str, Any] = {
         "LOOK_SECONDS": 0.001,
         "audit_trail": lambda _settings: trail,
@@ -83,6 +89,42 @@ def test_a_run_begins_at_once_where_no_other_has_the_turn(waiting: Waiting) -> N
     assert attempt == RunAttempt(run.id, 1)
     assert (run.status, run.started_at, run.mirrored_at) == (RunStatus.RUNNING, at(10), at(10))
     assert (waiting.prefect.looks, waiting.prefect.set) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("tags", "begins"),
+    [([], True), (["a"], True), (["database:backoffice"], True), (["database:other"], False)],
+)
+def test_a_run_that_was_asked_for_another_database_writes_nothing(
+    waiting: Waiting, database: Database[Document], tags: list[str], begins: bool
+) -> None:
+    waiting.end_other()
+    waiting.prefect.tags = tags
+    with nullcontext() if begins else pytest.raises(OtherDatabase, match="MONGODB_DB names back"):
+        waiting.take_turn()
+    assert database.sync_runs.count_documents({}) == 1 + begins
+
+
+@pytest.mark.parametrize(
+    ("earlier", "is_of_deployment", "begins"),
+    [
+        ([Pending(), Cancelling(), Cancelled()], True, False),
+        ([Cancelled()], False, True),
+        ([Cancelled(), Scheduled(), Pending()], True, True),
+        ([Crashed()], True, True),
+        ([], True, True),
+    ],
+)
+def test_a_run_that_was_cancelled_while_its_process_started_stays_cancelled(
+    waiting: Waiting, earlier: list[State[Any]], is_of_deployment: bool, begins: bool
+) -> None:
+    waiting.end_other()
+    waiting.prefect.earlier = earlier
+    waiting.prefect.deployment_id = UUID(int=2) if is_of_deployment else None
+    with nullcontext() if begins else pytest.raises(Abort, match="cancelled before it began"):
+        waiting.take_turn()
+    assert [state.is_cancelled() for state in waiting.prefect.set] == ([] if begins else [True])
+    assert waiting.run().attempt == begins
 
 
 def test_a_run_waits_for_its_turn_and_says_for_whom(waiting: Waiting) -> None:

@@ -37,17 +37,20 @@ def flow_run(state_type: StateType, minutes: int) -> FlowRun:
     return FlowRun(flow_id=uuid4(), state_type=state_type, expected_start_time=due)
 
 
-def test_of_unfinished_runs_the_furthest_and_then_the_first_due_is_told(client: Any) -> None:
-    scheduled, pending = flow_run(StateType.SCHEDULED, 1), flow_run(StateType.PENDING, 2)
-    running, earlier = flow_run(StateType.RUNNING, 5), flow_run(StateType.RUNNING, 3)
+def test_of_due_runs_of_the_database_the_furthest_and_then_the_first_is_told(client: Any) -> None:
+    scheduled, pending = flow_run(StateType.SCHEDULED, 1), flow_run(StateType.PENDING, 5)
+    earlier, other = flow_run(StateType.PENDING, 3), flow_run(StateType.PENDING, 2)
+    other.tags = ["database:staging"]
+    scheduled.tags = ["nightly", "database:backoffice"]
     for found, told in [
-        ([scheduled, pending, running, earlier], earlier),
+        ([other, scheduled, pending, earlier], earlier),
         ([scheduled, pending], pending),
-        ([scheduled], scheduled),
+        ([other, scheduled], scheduled),
+        ([other], None),
         ([], None),
     ]:
         client.read_flow_runs.return_value = found
-        assert asyncio.run(deployment_of(client).unfinished_run()) is told
+        assert asyncio.run(deployment_of(client).due_run()) is told
 
 
 @pytest.mark.parametrize("mode", SyncMode)
@@ -78,7 +81,7 @@ def test_an_environment_sees_its_own_deployments_only(
 ) -> None:
     monkeypatch.setenv("ADMIN_ENVIRONMENT", "staging")
     client.read_flow_runs.return_value = []
-    asyncio.run(deployment_of(client).unfinished_run())
+    asyncio.run(deployment_of(client).due_run())
     asked = client.read_flow_runs.await_args.kwargs["deployment_filter"]
     assert asked.name.any_ == ["full-staging", "changed-staging"]
     asyncio.run(deployment_of(client).has_worker())
@@ -116,7 +119,7 @@ def test_a_deployment_is_ready_while_a_worker_asks_for_work(
 
 
 CALLS: list[Callable[[SyncDeployment], Awaitable[Any]]] = [
-    SyncDeployment.unfinished_run,
+    SyncDeployment.due_run,
     SyncDeployment.has_worker,
     lambda deployment: deployment.start(RunOptions("a test", ("tenant",)), "a key"),
     lambda deployment: deployment.cancel(FLOW_RUN_ID),

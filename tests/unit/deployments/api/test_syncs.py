@@ -56,7 +56,7 @@ def flow_run(name: str, state: Any = None) -> FlowRun:
 def deployment() -> Any:
     """Deployments none of whose runs is under way."""
     return Mock(
-        unfinished_run=AsyncMock(return_value=None),
+        due_run=AsyncMock(return_value=None),
         start=AsyncMock(return_value=(flow_run("the new run"), True)),
         cancel=AsyncMock(),
     )
@@ -85,7 +85,7 @@ def test_a_sync_in_prefect_turns_a_second_one_away_with_its_run_id(
     deployment: Any, trail: AuditTrail, retry: MongoRetry, followed: Any, history: RunHistory
 ) -> None:
     under_way = flow_run("tenant - schedule")
-    deployment.unfinished_run.return_value = under_way
+    deployment.due_run.return_value = under_way
     with pytest.raises(ApiError, match="already under way: tenant - schedule") as refused:
         asyncio.run(start_sync(deployment, trail, retry, followed, None))
     deployment.start.assert_not_awaited()
