@@ -68,7 +68,7 @@ def end_dead_runs(settings: MongoSettings) -> list[str]:
 
 
 class Verdict(Enum):
-    """What a sweep does with a run that has begun and not ended."""
+    """Act of a sweep on a run that has begun and not ended."""
 
     LET_BE = auto()
     MIRROR = auto()
