@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from typing import Any, Final
 from uuid import UUID
@@ -26,6 +25,7 @@ from prefect.states import Cancelled, Completed, Crashed
 
 from flows.artifacts import publish_results_of
 from flows.ending import cancel_in_trail
+from flows.orders import time_of
 from flows.state_mirror import FLOW_NAME, mirror_state
 from tasks.errors import FLOW_RUN_DELETED
 from tasks.settings import MongoSettings, read_environment_settings, read_mongo_settings
@@ -110,7 +110,7 @@ class _Sweep:
         self._prefect = prefect
         self._settings = settings
         self._trail = audit_trail(settings)
-        self._now = parsedate_to_datetime(prefect.hello().headers["Date"])
+        self._now = time_of(prefect.hello().headers)
         self._seen: set[str] = set()
 
     def end_runs_on_record(self) -> Iterator[str]:

@@ -1,5 +1,8 @@
 """Orders: what Prefect's record of a flow run tells the process that executes it."""
 
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -25,6 +28,11 @@ async def flow_run_in_prefect(prefect: PrefectClient, flow_run_id: UUID) -> Flow
         return await prefect.read_flow_run(flow_run_id)
     except ObjectNotFound:
         return None
+
+
+def time_of(headers: Mapping[str, str]) -> datetime:
+    """Return when Prefect's API gave an answer with these headers, by its clock, to the second."""
+    return parsedate_to_datetime(headers["Date"])
 
 
 def order_of(flow_run: FlowRun | None) -> StopReason | None:

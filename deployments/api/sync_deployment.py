@@ -29,6 +29,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
 from flows.dashboard import name_of_run
+from flows.orders import time_of
 from flows.state_mirror import FLOW_NAME, database_tag, is_for_database
 from tasks.settings import EnvironmentSettings
 from tasks.trail.runs import RunOptions, SyncMode
@@ -70,13 +71,14 @@ class SyncDeployment:
         """
         names = [self._environment.named(mode.value) for mode in SyncMode]
         async with _in_time():
+            now = time_of((await self._client.hello()).headers)
             flow_runs = await self._client.read_flow_runs(
                 flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
                 deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=names)),
                 flow_run_filter=FlowRunFilter(
                     state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_NOT_BEGUN)),
                     expected_start_time=FlowRunFilterExpectedStartTime.model_validate(
-                        {"before_": datetime.now(UTC)}
+                        {"before_": now}
                     ),
                 ),
             )
