@@ -59,7 +59,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__,
         epilog="To repeat a round: --rounds 1 --seed ITS_SEED --event ITS_EVENT",
     )
-    parser.add_argument("--rounds", type=int, default=66, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=80, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="of the first round; then one more")
     parser.add_argument("--items", type=int, default=2_000, help="default: %(default)s")
     parser.add_argument(

@@ -5,19 +5,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.benchmarks.chaos.ledger import ItemKey, Ledger
+from tests.benchmarks.chaos.ledger import ItemKey, Ledger, Silence
 from tests.benchmarks.chaos.operator import PrefectState
 from tests.benchmarks.chaos.workload import Items
 from tests.benchmarks.workload import Document
 
 MOST_SENT_AGAIN: Final = 100
 """Number of records that a kill may lose."""
+MOST_SENDERS: Final = 8
+"""Number of requests that a sync has under way at most: each may be one too many."""
 _SHOWN: Final = 3
 _STATUS_BY_TYPE: Final = {
     "COMPLETED": "success",
     "FAILED": "failed",
     "CRASHED": "crashed",
     "CANCELLED": "cancelled",
+    "DELETED": "cancelled",
 }
 _COUNTS: Final = ("total", "success", "failed", "skipped")
 _TERMINAL: Final = frozenset({*_STATUS_BY_TYPE.values(), "partial"})
@@ -29,7 +32,8 @@ AT_ITS_END: Final = frozenset({"success", "partial"})
 class Evidence:
     """Everything that a round leaves.
 
-    `states` are Prefect's, by flow run. `most_lost` is how many records its events may lose.
+    `states` are Prefect's, by flow run, in the order in which the runs were started. `most_lost`
+    is how many records the events may lose.
     """
 
     items: Items
@@ -38,6 +42,7 @@ class Evidence:
     steps: Sequence[Document]
     states: Mapping[str, PrefectState]
     most_lost: int = 0
+    silences: Sequence[Silence] = ()
 
     def steps_of(self, run: Document) -> list[Document]:
         return [step for step in self.steps if step["run_id"] == run["_id"]]
@@ -87,7 +92,9 @@ def _one_step_an_item(evidence: Evidence) -> Iterator[str]:
 
 def _valid_items_are_recorded_as_in(evidence: Evidence) -> Iterator[str]:
     recorded = {_item_of(step) for step in evidence.steps if step["ok"]}
-    missing = [item for item in evidence.items.valid if item not in recorded]
+    # What an earlier attempt of a run brings in, it can't record any more.
+    late = {item for silence in evidence.silences for item in evidence.ledger.sent_in(silence)}
+    missing = [item for item in evidence.items.valid if item not in recorded | late]
     yield from listed("have no successful step in any run", missing)
 
 
@@ -141,6 +148,30 @@ def _every_request_is_an_attempt(evidence: Evidence) -> Iterator[str]:
         yield from listed("had more requests than attempts on record", unknown)
 
 
+def _every_run_is_ours(evidence: Evidence) -> Iterator[str]:
+    for run in evidence.runs:
+        if run["flow_run_id"] not in evidence.states:
+            yield f"{_named(run)} was not started here"
+
+
+def _one_run_sends_at_a_time(evidence: Evidence) -> Iterator[str]:
+    attempts = {run["flow_run_id"]: run["attempt"] for run in evidence.runs}
+    for number, flow_run_id in enumerate(evidence.states, start=1):
+        turns, attempt = evidence.ledger.turns[number], attempts.get(flow_run_id, 0)
+        if turns > attempt:
+            yield (
+                f"run {number} of the round sent in turn with others: "
+                f"{turns} times in {attempt} attempts"
+            )
+
+
+def _who_has_to_be_silent_is(evidence: Evidence) -> Iterator[str]:
+    for silence in evidence.silences:
+        sent = len(evidence.ledger.sent_in(silence))
+        if sent > MOST_SENDERS:
+            yield f"sender {silence.sender} sent {sent} requests when it had to be silent"
+
+
 _CHECKS: Final[Sequence[Callable[[Evidence], Iterator[str]]]] = (
     _items_are_in,
     _one_step_an_item,
@@ -151,6 +182,9 @@ _CHECKS: Final[Sequence[Callable[[Evidence], Iterator[str]]]] = (
     _one_body_a_request_id,
     _little_is_sent_again,
     _every_request_is_an_attempt,
+    _every_run_is_ours,
+    _one_run_sends_at_a_time,
+    _who_has_to_be_silent_is,
 )
 
 

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import groupby
 from math import inf
 from typing import Final, Self
 
@@ -40,11 +41,49 @@ class Accepted:
 
 
 @dataclass(frozen=True)
+class Sender:
+    """Who has sent a request: a run of the round, counted from 1, or a later part of it."""
+
+    run: int
+    part: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.run}.{self.part}"
+
+
+@dataclass(frozen=True)
+class Silence:
+    """A time, in seconds since the epoch, in which a sender has to be silent."""
+
+    sender: Sender
+    since: float
+    until: float = inf
+
+
+@dataclass(frozen=True)
 class Ledger:
-    """The requests to Stage 1, in the order in which they came, and the accepted items."""
+    """The requests to Stage 1, in the order in which they came, and the accepted items.
+
+    `senders` are those of the requests, in the same order.
+    """
 
     requests: Sequence[SeenRequest]
     items: dict[ItemKey, Accepted]
+    senders: Sequence[Sender | None] = ()
+
+    @property
+    def turns(self) -> Counter[int]:
+        """How many times each run has begun to send, counted anew after each other run."""
+        runs = (sender.run for sender in self.senders if sender)
+        return Counter(run for run, _ in groupby(runs))
+
+    def sent_in(self, silence: Silence) -> list[ItemKey]:
+        """Return for which items requests came of a sender that had to be silent."""
+        return [
+            ItemKey.of(seen)
+            for seen, sender in zip(self.requests, self.senders, strict=False)
+            if sender == silence.sender and silence.since < seen.received_at < silence.until
+        ]
 
     @property
     def digests(self) -> Mapping[str | None, set[str]]:
@@ -56,14 +95,21 @@ class Ledger:
 
     @property
     def resent(self) -> int:
-        """Number of requests that came after Stage 1 had confirmed their item to a client."""
-        confirmed_at = {
-            seen.request_id: seen.answered_at
-            for seen in reversed(self.requests)
+        """Number of requests that came after Stage 1 had confirmed their item to a client.
+
+        But for those of a run that went on after a later one: it sends all, whatever that has sent.
+        """
+        senders = [*self.senders, *[None] * (len(self.requests) - len(self.senders))]
+        confirmed = {
+            seen.request_id: (seen.answered_at, sender.run if sender else 0)
+            for seen, sender in reversed(list(zip(self.requests, senders, strict=True)))
             if seen.answered_at and seen.outcome in _CONFIRMING and not seen.client_left
         }
+        never = (inf, 0)
         return sum(
-            seen.received_at > confirmed_at.get(seen.request_id, inf) for seen in self.requests
+            seen.received_at > at and not (sender and sender.run < run)
+            for seen, sender in zip(self.requests, senders, strict=True)
+            for at, run in [confirmed.get(seen.request_id, never)]
         )
 
     @property

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,13 +22,14 @@ from scripts.local.hub import upsert_urls
 from scripts.local.mongod import local_mongod
 from scripts.local.prefect import local_prefect_server
 from scripts.local.process import free_port, running
-from tests.benchmarks.chaos.hub import TOKEN, ChaosHub
+from tests.benchmarks.chaos.hub import ChaosHub
 from tests.benchmarks.parts import Part, as_part, environment_without_settings
 from tests.benchmarks.testbed import REPOSITORY
 from tests.benchmarks.workload import Document
 
 DATABASE: Final = "chaos"
-_WORK_POOL: Final = "backoffice"
+STAGING: Final = "staging"
+"""The other environment of a round with two."""
 TIMEOUT_SECONDS: Final = 0.5
 """Longest time that the sync waits for an answer of Stage 1."""
 _SERVER_SETTINGS: Final = {
@@ -36,7 +37,6 @@ _SERVER_SETTINGS: Final = {
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "3",
 }
 _SYNC_SETTINGS: Final = {
-    "ADMIN_SYNC_TOKEN": TOKEN,
     "ADMIN_CONCURRENCY": "8",
     "ADMIN_TIMEOUT_MS": str(round(TIMEOUT_SECONDS * 1000)),
     "ADMIN_RETRY_BASE_DELAY_MS": "100",
@@ -92,6 +92,11 @@ class Parts:
     environment: dict[str, str]
     """The variables of a shell in which an operator works."""
 
+    @property
+    def suffix(self) -> str:
+        """What the names of this environment end in."""
+        return _suffix(self.environment)
+
     def processes_of(self, flow_run_id: str) -> list[psutil.Process]:
         """Return the living processes that a worker has started for a flow run."""
         return [p for p in psutil.process_iter() if self._is_of(p, flow_run_id)]
@@ -142,6 +147,31 @@ def chaos_parts(
         yield Parts(mongodb, prefect, worker, hub, client[DATABASE], environment)
 
 
+@contextmanager
+def staging_beside(parts: Parts) -> Iterator[Parts]:
+    """Start another environment on the same Prefect server and MongoDB.
+
+    It has a database, a hub and a worker of its own.
+    """
+    with tempfile.TemporaryDirectory(prefix="chaos-staging-") as folder, ExitStack() as more:
+        scratch = Path(folder)
+        hub = more.enter_context(_hub(scratch / "hub"))
+        database = f"{DATABASE}-{STAGING}"
+        environment = {
+            **parts.environment,
+            **upsert_urls(hub.base_url),
+            "MONGODB_DB": database,
+            "ADMIN_ENVIRONMENT": STAGING,
+            "PREFECT_HOME": str(scratch / "prefect-client"),
+        }
+        run_in_repository(environment, "deployments.deploy")
+        worker = _server(more, partial(_worker, environment, scratch / "worker.log"))
+        client: MongoClient[Document] = more.enter_context(
+            MongoClient(parts.mongodb.part.address, tz_aware=True)
+        )
+        yield Parts(parts.mongodb, parts.prefect, worker, hub, client[database], environment)
+
+
 def run_in_repository(environment: dict[str, str], module: str, *arguments: str) -> None:
     """Run a module with `python -m`, as an operator would.
 
@@ -190,8 +220,9 @@ def _prefect(home: Path, port: int) -> Iterator[Part]:
 @contextmanager
 def _worker(environment: dict[str, str], log_path: Path) -> Iterator[Part]:
     log_path.unlink(missing_ok=True)
+    work_pool = f"backoffice{_suffix(environment)}"
     with running(
-        [sys.executable, "-m", "prefect", "worker", "start", "--pool", _WORK_POOL],
+        [sys.executable, "-m", "prefect", "worker", "start", "--pool", work_pool],
         name="The worker",
         ready=lambda: "started!" in log_path.read_text(errors="replace"),
         env=environment,
@@ -199,4 +230,9 @@ def _worker(environment: dict[str, str], log_path: Path) -> Iterator[Part]:
         timeout_seconds=60.0,
         cwd=REPOSITORY,
     ) as process:
-        yield Part(_WORK_POOL, process.pid)
+        yield Part(work_pool, process.pid)
+
+
+def _suffix(environment: Mapping[str, str]) -> str:
+    name = environment.get("ADMIN_ENVIRONMENT")
+    return f"-{name}" if name else ""

@@ -30,7 +30,7 @@ def print_report(results: Sequence[RoundResult], console: Console) -> None:
     for heading in headings:
         table.add_column(heading, justify="right")
     for event in Event:
-        of_event = [result for result in results if event in result.plan.events]
+        of_event = [result for result in results if event in result.plan.kinds]
         if of_event:
             table.add_row(event, *_figures(of_event))
     table.caption = f"{_clean(results)} of {len(results)} rounds without a violation"

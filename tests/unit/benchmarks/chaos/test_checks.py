@@ -7,7 +7,7 @@ import pytest
 
 from scripts.local.hub.request_log import SeenRequest
 from tests.benchmarks.chaos.checks import Evidence, violations
-from tests.benchmarks.chaos.ledger import Accepted, ItemKey, Ledger
+from tests.benchmarks.chaos.ledger import Accepted, ItemKey, Ledger, Sender, Silence
 from tests.benchmarks.chaos.operator import PrefectState
 from tests.benchmarks.chaos.workload import Items
 
@@ -42,6 +42,7 @@ def run(**changes: Any) -> dict[str, Any]:
         "_id": 1,
         "flow_run_id": "a flow run",
         "mode": "full",
+        "attempt": 1,
         "totals": counts,
         "stages": [stage],
         **ended,
@@ -167,3 +168,97 @@ def test_only_a_request_that_was_cut_may_come_again_in_the_same_attempt(
         assert told == []
     else:
         assert told == ["1 items had more requests than attempts on record, such as tenant good"]
+
+
+FIRST, RETRIED, SECOND = Sender(1), Sender(1, 2), Sender(2)
+TWO_RUNS = {
+    "a flow run": PrefectState("FAILED", "Partial", ""),
+    "the next": PrefectState("FAILED", "Partial", ""),
+}
+
+
+def violations_with_senders(
+    evidence: Evidence, *senders: Sender | None, attempts: int = 1, **changes: Any
+) -> list[str]:
+    """The violations of a round with two runs, which send one request a second."""
+    requests = [request(received_at=n, client_left=True) for n in range(len(senders))]
+    second = run(_id=2, flow_run_id="the next")
+    steps = [{**each, "run_id": number} for number in (1, 2) for each in evidence.steps]
+    return violations(
+        replace(
+            evidence,
+            ledger=replace(evidence.ledger, requests=requests, senders=senders),
+            runs=[run(attempt=attempts), second],
+            steps=steps,
+            states=TWO_RUNS,
+            most_lost=len(senders),
+            **changes,
+        )
+    )
+
+
+def test_a_run_that_was_not_started_here(evidence: Evidence) -> None:
+    told = the_violations(replace(evidence, states={}))
+    assert told == "run 1 (full, partial) was not started here"
+
+
+def test_a_run_that_was_deleted_in_prefect_is_cancelled(evidence: Evidence) -> None:
+    deleted = {"a flow run": PrefectState("DELETED", "Deleted", "")}
+    assert "Prefect says Deleted" in the_violations(replace(evidence, states=deleted))
+    cancelled = replace(evidence, states=deleted, runs=[run(status="cancelled")])
+    assert violations(cancelled) == []
+
+
+@pytest.mark.parametrize(
+    ("senders", "attempts", "is_true"),
+    [
+        ([FIRST, FIRST, SECOND, SECOND], 1, True),
+        ([FIRST, RETRIED, FIRST, None, RETRIED, SECOND], 1, True),
+        ([FIRST, SECOND, FIRST], 1, False),
+        ([FIRST, SECOND, FIRST], 2, True),
+        ([FIRST, SECOND, FIRST, SECOND, FIRST], 3, False),
+    ],
+    ids=["in turn", "the same run", "interleaved", "went on later", "the other began twice"],
+)
+def test_one_run_sends_at_a_time(
+    evidence: Evidence, senders: list[Sender | None], attempts: int, *, is_true: bool
+) -> None:
+    told = violations_with_senders(evidence, *senders, attempts=attempts)
+    assert (told == []) == is_true, told
+    assert all("sent in turn with others" in each for each in told)
+
+
+@pytest.mark.parametrize(
+    ("silence", "is_true"),
+    [
+        (Silence(FIRST, since=0.5, until=9.5), False),
+        (Silence(FIRST, since=1.5, until=9.5), True),
+        (Silence(FIRST, since=0.5, until=8.5), True),
+        (Silence(RETRIED, since=0.5), True),
+    ],
+    ids=["nine requests", "later", "ended", "another sender"],
+)
+def test_who_has_to_be_silent_sends_one_request_a_sender(
+    evidence: Evidence, silence: Silence, *, is_true: bool
+) -> None:
+    told = violations_with_senders(evidence, *10 * [FIRST], silences=[silence])
+    assert (told == []) == is_true
+    assert is_true or told == ["sender 1.1 sent 9 requests when it had to be silent"]
+
+
+@pytest.mark.parametrize(("sender", "is_true"), [(FIRST, True), (RETRIED, False)])
+def test_what_a_sleeper_brings_in_late_needs_no_step(
+    evidence: Evidence, sender: Sender, *, is_true: bool
+) -> None:
+    steps = [{**evidence.steps[0], "ok": False, "error": evidence.steps[1]["error"]}]
+    ledger = replace(evidence.ledger, senders=[FIRST])
+    silence = Silence(sender, since=-1)
+    told = violations(replace(evidence, steps=steps, ledger=ledger, silences=[silence]))
+    assert ("1 items have no successful step" in "; ".join(told)) == (not is_true)
+
+
+def test_a_run_that_goes_on_after_a_later_one_may_send_what_that_has_sent() -> None:
+    requests = [request(received_at=n) for n in range(2)]
+    assert Ledger(requests, {}, [SECOND, FIRST]).resent == 0
+    assert Ledger(requests, {}, [FIRST, SECOND]).resent == 1
+    assert Ledger(requests, {}).resent == 1
