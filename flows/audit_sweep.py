@@ -25,7 +25,7 @@ from prefect.states import Cancelled, Completed, Crashed
 
 from flows.artifacts import publish_results_of
 from flows.ending import cancel_in_trail
-from flows.orders import time_of
+from flows.orders import leased_slot_of, time_of
 from flows.state_mirror import FLOW_NAME, mirror_state
 from tasks.errors import FLOW_RUN_DELETED
 from tasks.settings import MongoSettings, read_environment_settings, read_mongo_settings
@@ -141,6 +141,7 @@ class _Sweep:
             case Verdict.MIRROR:
                 return self._mirror(flow_run, state)
             case Verdict.END:
+                self._free_slot_of_deleted(flow_run)
                 return self._mirror(flow_run, self._ended(flow_run.id, state))
 
     def _end_unknown(self, run: UnfinishedRun) -> bool:
@@ -165,6 +166,14 @@ class _Sweep:
             return self._prefect.read_flow_run(UUID(flow_run_id))
         except ObjectNotFound:
             return None
+
+    def _free_slot_of_deleted(self, flow_run: FlowRun) -> None:
+        """Give a run's slot back where its deployment was deleted: Prefect takes no end else."""
+        if flow_run.deployment_id and (lease_id := leased_slot_of(flow_run)):
+            try:
+                self._prefect.read_deployment(flow_run.deployment_id)
+            except ObjectNotFound:
+                self._prefect.release_concurrency_slots_with_lease(lease_id)
 
     def _ended(self, flow_run_id: UUID, state: State[Any]) -> State[Any]:
         """End a flow run; return its state then, which is another one if it ended by itself."""

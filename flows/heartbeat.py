@@ -8,10 +8,10 @@ from typing import Final
 import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.exceptions import Pause
+from prefect.exceptions import ObjectNotFound, Pause
 
 from flows.audit_sweep import end_dead_runs
-from flows.orders import flow_run_in_prefect, order_of
+from flows.orders import flow_run_in_prefect, leased_slot_of, order_of
 from flows.state_mirror import current_flow_run, mirror_state
 from tasks.mongo_errors import MongoError
 from tasks.run import Run
@@ -44,6 +44,8 @@ async def heartbeat(run: Run) -> AsyncIterator[None]:
             for outcome in await asyncio.gather(*beats, return_exceptions=True):
                 if isinstance(outcome, Exception):
                     get_run_logger().warning("The run had no heartbeat: %s", outcome)
+            with suppress(httpx.HTTPError):
+                await _free_slot_of_deleted(prefect)
 
 
 async def _keep_turn(run: Run) -> None:
@@ -76,3 +78,13 @@ async def _obey_order(run: Run, prefect: PrefectClient) -> bool:
         await asyncio.to_thread(mirror_state, run.trail, flow_run, flow_run.state)
     await asyncio.to_thread(run.stop_switch.obey, order)
     return True
+
+
+async def _free_slot_of_deleted(prefect: PrefectClient) -> None:
+    """Give the run's slot back where its deployment was deleted: Prefect takes no end else."""
+    flow_run = current_flow_run()
+    if flow_run.deployment_id and (lease_id := leased_slot_of(flow_run)):
+        try:
+            await prefect.read_deployment(flow_run.deployment_id)
+        except ObjectNotFound:
+            await prefect.release_concurrency_slots_with_lease(lease_id)

@@ -35,6 +35,15 @@ def time_of(headers: Mapping[str, str]) -> datetime:
     return parsedate_to_datetime(headers["Date"])
 
 
+def leased_slot_of(flow_run: FlowRun) -> UUID | None:
+    """Return the lease of the slot that a flow run has of its deployment's limit, if it has one.
+
+    The limit goes with the deployment when that is deleted. Prefect 3.9 then answers 500 to every
+    end of the flow run, until the lease has ended or was given back.
+    """
+    return flow_run.state.state_details.deployment_concurrency_lease_id if flow_run.state else None
+
+
 def order_of(flow_run: FlowRun | None) -> StopReason | None:
     """Return why the process that executes a flow run has to stop; None lets it go on.
 

@@ -28,7 +28,8 @@ class SendGate:
 
     Args:
         name: of the endpoint.
-        look: returns why another process has closed the gate; called once a second.
+        look: returns why another process has closed the gate; called once a second, and no sender
+            goes on meanwhile: a process that was stopped for a while sends nothing before it.
         tell: takes at how many requests a second the gate holds them, 0 while it admits none,
             None once it holds them no more.
         breaker: that of the endpoint.
@@ -47,6 +48,7 @@ class SendGate:
         self._name = name
         self._look = look
         self._looks_at = 0.0
+        self._looking = threading.Lock()
         self._tell = tell
         self._told: float | None = None
         self._tells_at = 0.0
@@ -136,10 +138,14 @@ class SendGate:
         return self.closed_because
 
     def _look_around(self) -> None:
-        with self._changed:
-            self._looks_at = time.monotonic() + _LOOK_SECONDS
-        if reason := self._look():
-            self.close(reason)
+        with self._looking:
+            if time.monotonic() < self._looks_at:  # another sender has just looked
+                return
+            try:
+                if reason := self._look():
+                    self.close(reason)
+            finally:
+                self._looks_at = time.monotonic() + _LOOK_SECONDS
 
     def _tell_news(self) -> None:
         with self._changed:

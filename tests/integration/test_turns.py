@@ -125,6 +125,48 @@ def test_a_flow_run_that_is_deleted_ends_truly_and_leaves_the_turn(
     assert world.sync().document["status"] == "success"
 
 
+def create_with_slot(deployment: Executed) -> UUID:
+    """Ask for a run, and give it the slot of its deployment's limit, as a worker does."""
+    limit = {"concurrency_limit": 1}
+    deployment.api.request("PATCH", f"/deployments/{deployment.deployment_id}", json=limit)
+    flow_run_id = deployment.create()
+    slot = deployment.api.set_flow_run_state(flow_run_id, Pending()).state
+    assert slot is not None
+    assert slot.state_details.deployment_concurrency_lease_id
+    return flow_run_id
+
+
+def test_a_run_whose_deployment_is_deleted_ends_truly(world: World, tmp_path: Path) -> None:
+    world.add_tenants(60)
+    world.hub.misbehave(SLOW)
+    with executed(world, tmp_path) as deployment:
+        flow_run_id = create_with_slot(deployment)
+        with deployment.execute(flow_run_id) as process_of_run:
+            wait_until(lambda: len(world.hub.requests()) >= 10)
+            deployment.api.delete_deployment(deployment.deployment_id)
+            world.hub.misbehave()
+            assert process_of_run.wait(PATIENCE_SECONDS) == 0
+        run = deployment.ended(flow_run_id)
+    assert run.state.type is StateType.COMPLETED
+    assert run.document["status"] == "success"
+
+
+def test_a_dead_run_whose_deployment_is_deleted_is_ended(world: World, tmp_path: Path) -> None:
+    world.add_tenants(COUNT)
+    world.hub.misbehave(SLOW)
+    with executed(world, tmp_path) as deployment:
+        flow_run_id = create_with_slot(deployment)
+        with deployment.execute(flow_run_id) as killed:
+            wait_until(lambda: len(world.hub.requests()) >= 10)
+            deployment.api.delete_deployment(deployment.deployment_id)
+            os.killpg(killed.pid, signal.SIGKILL)
+            killed.wait(PATIENCE_SECONDS)
+        forget_slots()
+        world.silence()
+        assert end_dead_runs(read_mongo_settings()) == [str(flow_run_id)]
+        assert deployment.ended(flow_run_id).document["status"] == "crashed"
+
+
 def test_two_databases_on_one_prefect_server_see_nothing_of_each_other(
     world: World,
     hub: Hub,

@@ -1,5 +1,6 @@
 """Many senders, one Stage 1 that falters, is down, comes back, or asks for a pause."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -197,6 +198,23 @@ def test_what_another_process_closes_is_noticed_while_waiting(
     waiting = [sends(gate) for _ in range(SENDERS)]
     assert are_held(waiting)
     reasons.append(STOPPED)
+    assert {sender.result(PATIENCE) for sender in waiting} == {STOPPED}
+
+
+def test_no_sender_goes_on_while_one_looks_what_another_process_has_closed(sends: Sends) -> None:
+    looks, is_told = threading.Event(), threading.Event()
+
+    def look() -> StopReason:
+        looks.set()
+        is_told.wait(PATIENCE)
+        return STOPPED
+
+    gate = new_gate(look=look)
+    waiting = [sends(gate)]
+    assert looks.wait(PATIENCE)
+    waiting += [sends(gate) for _ in range(SENDERS - 1)]
+    assert are_held(waiting)
+    is_told.set()
     assert {sender.result(PATIENCE) for sender in waiting} == {STOPPED}
 
 
