@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -36,6 +36,8 @@ from tasks.trail.runs import RunOptions, SyncMode
 
 _CALL_SECONDS: Final = 10.0
 """How long Prefect may take for one of the calls below."""
+_A_SECOND: Final = timedelta(seconds=1)
+"""What Prefect's clock is ahead of what its API tells, at most: it leaves fractions out."""
 _NOT_BEGUN: Final = [StateType.PENDING, StateType.SCHEDULED]
 """States of a sync that is about to begin, the furthest first."""
 
@@ -71,7 +73,7 @@ class SyncDeployment:
         """
         names = [self._environment.named(mode.value) for mode in SyncMode]
         async with _in_time():
-            now = time_of((await self._client.hello()).headers)
+            now = time_of((await self._client.hello()).headers) + _A_SECOND
             flow_runs = await self._client.read_flow_runs(
                 flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
                 deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=names)),
