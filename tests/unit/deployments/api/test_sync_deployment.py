@@ -54,7 +54,7 @@ def test_of_due_runs_of_the_database_the_furthest_and_then_the_first_is_told(cli
         client.read_flow_runs.return_value = found
         assert asyncio.run(deployment_of(client).due_run()) is told
         due = client.read_flow_runs.await_args.kwargs["flow_run_filter"].expected_start_time
-        assert due.before_ == datetime(2024, 1, 1, 12, 0, 1, tzinfo=UTC), (
+        assert due.before_ == datetime(2024, 1, 1, 12, 0, 5, tzinfo=UTC), (
             "that is not Prefect's clock"
         )
 
