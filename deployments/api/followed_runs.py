@@ -4,6 +4,8 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
+from prefect.client.schemas.objects import FlowRun
+
 from deployments.api.sync_deployment import PrefectUnavailable, SyncDeployment
 from flows.state_mirror import mirror_state
 from tasks.mongo_errors import MongoError
@@ -45,9 +47,16 @@ class FollowedRuns:
 
     async def _is_open(self, trail: AuditTrail, flow_run_id: str) -> bool:
         flow_run = await self._deployment.flow_run(flow_run_id)
+        if flow_run and flow_run.start_time is None and _is_cancelling(flow_run):
+            # A worker ends such a run in some moments of its start only.
+            flow_run = await self._deployment.end_cancelled(flow_run_id)
         if flow_run is None or flow_run.state is None:
             return False
         if flow_run.state.is_final():
             await asyncio.to_thread(mirror_state, trail, flow_run, flow_run.state)
             return False
         return not (flow_run.state.is_running() or flow_run.state.is_paused())
+
+
+def _is_cancelling(flow_run: FlowRun) -> bool:
+    return flow_run.state is not None and flow_run.state.is_cancelling()

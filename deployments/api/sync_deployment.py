@@ -26,7 +26,7 @@ from prefect.client.schemas.responses import (
     SetStateStatus,
 )
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelling
+from prefect.states import Cancelled, Cancelling
 
 from flows.dashboard import name_of_run
 from flows.orders import time_of
@@ -123,6 +123,15 @@ class SyncDeployment:
                 return None
         if answer.status is SetStateStatus.ABORT:
             raise RunEnded
+        return await self.flow_run(flow_run_id)
+
+    async def end_cancelled(self, flow_run_id: str) -> FlowRun | None:
+        """End a flow run that is cancelled, and whose process has not begun; return it then.
+
+        That process notices it, should it begin: see `flows.turn`.
+        """
+        async with _in_time():
+            await self._client.set_flow_run_state(flow_run_id, Cancelled())
         return await self.flow_run(flow_run_id)
 
     async def flow_run(self, flow_run_id: str) -> FlowRun | None:

@@ -1,6 +1,7 @@
 """Runs that may end before they speak: they are looked at until they have begun or ended."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 from uuid import uuid4
@@ -24,13 +25,17 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Mock:
     return mirror
 
 
-def followed(*told: Any) -> AsyncMock:
+def followed(*told: Any, start_time: Any = None) -> AsyncMock:
     """Follow a flow run that is so in turn, to the end; return what was asked."""
     answers = [
-        FlowRun(flow_id=uuid4(), state=state) if hasattr(state, "is_final") else state
+        FlowRun(flow_id=uuid4(), state=state, start_time=start_time)
+        if hasattr(state, "is_final")
+        else state
         for state in told
     ]
-    deployment = Mock(flow_run=AsyncMock(side_effect=answers))
+    state: Any = Cancelled(message="before it began")
+    ended = AsyncMock(return_value=FlowRun(flow_id=uuid4(), state=state))
+    deployment = Mock(flow_run=AsyncMock(side_effect=answers), end_cancelled=ended)
 
     async def follow() -> None:
         followed_runs = FollowedRuns(deployment)
@@ -46,10 +51,16 @@ def followed(*told: Any) -> AsyncMock:
 
 def test_an_end_that_nobody_else_tells_is_mirrored(mirror: Mock) -> None:
     end: Any = Cancelled()
-    asked = followed(Scheduled(), Pending(), Cancelling(), end)
+    asked = followed(Scheduled(), Pending(), Cancelling(), end, start_time=datetime.now(UTC))
     assert asked.await_count == 4
     ((trail, _, state),) = [call.args for call in mirror.call_args_list]
     assert (trail, state.name) == (TRAIL, "Cancelled")
+
+
+def test_one_that_is_cancelled_before_it_begins_is_ended_here(mirror: Mock) -> None:
+    assert followed(Pending(), Cancelling()).await_count == 2
+    ((_, _, state),) = [call.args for call in mirror.call_args_list]
+    assert state.message == "before it began"
 
 
 @pytest.mark.parametrize("state", [Running(), None])
