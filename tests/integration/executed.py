@@ -39,7 +39,7 @@ class Executed:
 
         `shifted_by` is how many seconds its clock is ahead.
         """
-        execute: tuple[str, ...] = ("prefect", "flow-run", "execute", str(flow_run_id))
+        execute: tuple[str, ...] = ("prefect.engine", str(flow_run_id))
         if shifted_by is not None:
             execute = ("tests.integration.shifted_clock", shifted_by, str(flow_run_id))
         return process(self.world, *execute, log_path=self.logs / f"{flow_run_id}.log", **settings)
