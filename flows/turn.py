@@ -51,10 +51,10 @@ async def take_turn(settings: Settings, options: RunOptions) -> RunAttempt:
     """
     _require_own_database(settings.mongodb_database)
     trail = await asyncio.to_thread(audit_trail, settings)
-    run_id, options = await asyncio.to_thread(open_current_run, trail, options)
     begun_at = running_since()
     async with get_client() as prefect:
-        await _raise_if_revived(prefect)
+        await _raise_if_revived(prefect, trail)
+        run_id, options = await asyncio.to_thread(open_current_run, trail, options)
         attempt = await asyncio.to_thread(trail.ownership.take, run_id, options, begun_at)
         if attempt is None:
             wait = _Wait(prefect, trail, run_id, begun_at)
@@ -75,7 +75,7 @@ def _require_own_database(database: str) -> None:
         )
 
 
-async def _raise_if_revived(prefect: PrefectClient) -> None:
+async def _raise_if_revived(prefect: PrefectClient, trail: AuditTrail) -> None:
     """Cancel a run again that was cancelled while its process started: Prefect lets it run.
 
     Raises:
@@ -86,7 +86,8 @@ async def _raise_if_revived(prefect: PrefectClient) -> None:
         return
     states = await prefect.read_flow_run_states(flow_run.id)
     if len(states) > 1 and states[-2].is_cancelled():
-        await prefect.set_flow_run_state(flow_run.id, states[-2])
+        result = await prefect.set_flow_run_state(flow_run.id, states[-2])
+        await asyncio.to_thread(mirror_state, trail, flow_run, result.state or states[-2])
         raise Abort("the run was cancelled before it began")
 
 
