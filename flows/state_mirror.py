@@ -74,18 +74,7 @@ def open_run_of(trail: AuditTrail, flow_run: FlowRun) -> RunId:
     Raises:
         MongoError: MongoDB is away, or does not let us.
     """
-    return open_new_run_of(trail, flow_run)[0]
-
-
-def open_new_run_of(trail: AuditTrail, flow_run: FlowRun) -> tuple[RunId, bool]:
-    """Find or create the `sync_runs` document of an `admin-sync` flow run.
-
-    Returns its key, and whether it is new.
-
-    Raises:
-        MongoError: MongoDB is away, or does not let us.
-    """
-    return trail.runs.open_new(str(flow_run.id), flow_run.name, options_of(flow_run))
+    return trail.runs.open(str(flow_run.id), flow_run.name, options_of(flow_run))
 
 
 def open_current_run(trail: AuditTrail, options: RunOptions) -> tuple[RunId, RunOptions]:

@@ -115,15 +115,9 @@ class Runs:
         self._runs = runs
         self._retry = retry
 
+    @mongo_operation
     def open(self, flow_run_id: str, flow_run_name: str, options: RunOptions) -> RunId:
         """Find or create the run of a Prefect flow run and return its `run_id`."""
-        return self.open_new(flow_run_id, flow_run_name, options)[0]
-
-    @mongo_operation
-    def open_new(
-        self, flow_run_id: str, flow_run_name: str, options: RunOptions
-    ) -> tuple[RunId, bool]:
-        """Find or create the run of a Prefect flow run; return its `run_id`, and if it is new."""
         opening = RunRecord(
             flow_run_id=flow_run_id,
             flow_run_name=flow_run_name,
@@ -143,8 +137,7 @@ class Runs:
             upsert=True,
             return_document=ReturnDocument.AFTER,
         )
-        run_id = cast(RunId, cast(Document, run)["_id"])
-        return run_id, run_id == opening.id
+        return cast(RunId, cast(Document, run)["_id"])
 
     @mongo_operation
     def next_key(self) -> str:

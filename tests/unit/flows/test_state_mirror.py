@@ -17,7 +17,6 @@ from flows.state_mirror import (
     current_flow_run,
     mirror_state,
     open_current_run,
-    open_new_run_of,
     open_run_of,
     options_of,
     running_since,
@@ -133,10 +132,8 @@ def test_a_process_that_begins_another_attempt_tells_the_end_of_that_one(
     assert run_of(database)["status"] == "crashed"
 
 
-def test_a_flow_run_has_one_run_and_is_new_once(trail: AuditTrail) -> None:
-    run_id, is_new = open_new_run_of(trail, flow_run())
-    assert is_new
-    assert open_new_run_of(trail, flow_run()) == (run_id, False)
+def test_a_flow_run_has_one_run(trail: AuditTrail) -> None:
+    run_id = open_run_of(trail, flow_run())
     assert open_run_of(trail, flow_run()) == run_id
 
 

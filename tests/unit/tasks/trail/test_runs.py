@@ -65,10 +65,8 @@ def test_a_run_that_is_not_there(runs: Runs) -> None:
     assert runs.find(ObjectId()) is None
 
 
-def test_a_flow_run_that_is_new_is_told_apart(runs: Runs, sync_runs: Collection[Document]) -> None:
-    run_id, is_new = runs.open_new("f-1", "a run", OPTIONS)
-    assert is_new
-    assert runs.open_new("f-1", "a run", OPTIONS) == (run_id, False)
+def test_a_flow_run_has_one_run(runs: Runs, sync_runs: Collection[Document]) -> None:
+    run_id = runs.open("f-1", "a run", OPTIONS)
     assert runs.open("f-1", "a run", OPTIONS) == run_id
     assert sync_runs.count_documents({}) == 1
 
