@@ -177,6 +177,7 @@ def _prefect(environment: EnvironmentSettings, *arguments: str) -> None:
         env={
             **os.environ,
             "PWD": str(_REPOSITORY),
+            "PYTHON": sys.executable,
             "ENVIRONMENT_SUFFIX": environment.suffix,
         },
         stdin=subprocess.DEVNULL,

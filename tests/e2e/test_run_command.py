@@ -3,7 +3,7 @@
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,14 +15,14 @@ from scripts.local.mongod import local_mongod
 from scripts.local.prefect import local_prefect_server
 from scripts.local.process import free_port
 from tests.e2e.checkout import processes_of, run
-from tests.integration.world import PATIENCE_SECONDS, wait_until
+from tests.integration.world import PATIENCE_SECONDS, Document, wait_until
 
 pytestmark = pytest.mark.timeout(1800)
 
 
-def run_id_of(command: subprocess.CompletedProcess[str]) -> ObjectId:
-    found = re.search(r"run_id +([0-9a-f]{24})\n", command.stdout)
-    assert found, command.stdout
+def run_id_in(told: str) -> ObjectId:
+    found = re.search(r"run_id +([0-9a-f]{24})\n", told)
+    assert found, told
     return ObjectId(found.group(1))
 
 
@@ -33,22 +33,33 @@ def test_the_first_run_installs_seeds_syncs_and_tells(
     assert "Installing" in first_run.stdout + first_run.stderr
     assert "5 of the seed's documents were new" in first_run.stdout
     assert "success: 5 of 5 items are in" in first_run.stdout
-    assert run_id_of(first_run)
+    assert run_id_in(first_run.stdout)
     assert re.search(r"dashboard http://127\.0\.0\.1:\d+/runs/flow-run/", first_run.stdout)
     assert processes_of(checkout) == []
 
 
-def test_a_second_run_reinstalls_nothing_and_sees_the_first_ones_trail(
+def test_a_second_run_reinstalls_nothing_and_keeps_everything_up_until_interrupted(
     first_run: subprocess.CompletedProcess[str], checkout: Path
 ) -> None:
-    second = run(checkout, "./scripts/run")
-    assert second.returncode == 0, second.stderr
-    assert "Installing" not in second.stdout + second.stderr
-    assert "0 of the seed's documents were new" in second.stdout
-    with local_mongod(checkout / ".local" / "mongodb") as uri, MongoClient(uri) as client:
-        ids = [run_id_of(first_run), run_id_of(second)]
-        runs = list(client["identity_backoffice"].sync_runs.find({"_id": {"$in": ids}}))
-    assert [document["status"] for document in runs] == ["success", "success"]
+    with subprocess.Popen(
+        ["./scripts/run", "--keep"],
+        cwd=checkout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as kept:
+        try:
+            told = told_until(kept, "until Ctrl-C")
+            assert processes_of(checkout) != []
+            run_ids = [run_id_in(first_run.stdout), run_id_in(told)]
+            assert statuses_of(run_ids, told) == ["success", "success"]
+        finally:
+            kept.send_signal(signal.SIGINT)
+            assert kept.wait(PATIENCE_SECONDS) == 0
+    assert "Installing" not in told
+    assert "0 of the seed's documents were new" in told
+    assert "success: 5 of 5 items are in" in told
+    wait_until(lambda: not processes_of(checkout))
 
 
 @pytest.mark.usefixtures("first_run")
@@ -80,24 +91,21 @@ def test_what_the_settings_name_is_used_and_nothing_stands_in(
     assert "CONNECTION_ERROR" in failing.stdout
 
 
-@pytest.mark.usefixtures("first_run")
-def test_keep_leaves_everything_up_until_interrupted(checkout: Path) -> None:
-    kept = subprocess.Popen(
-        ["./scripts/run", "--keep"], cwd=checkout, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        for line in lines_of(kept):
-            if "until Ctrl-C" in line:
-                break
-        else:
-            pytest.fail("it ended by itself")
-        assert processes_of(checkout) != []
-    finally:
-        kept.send_signal(signal.SIGINT)
-        assert kept.wait(PATIENCE_SECONDS) == 0
-    wait_until(lambda: not processes_of(checkout))
+def statuses_of(run_ids: list[ObjectId], told: str) -> list[str]:
+    """Return what the MongoDB that a command has told of says of these runs."""
+    uri = re.search(r"mongodb://127\.0\.0\.1:\d+", told)
+    assert uri, told
+    with MongoClient[Document](uri[0]) as client:
+        runs = client["identity_backoffice"].sync_runs.find({"_id": {"$in": run_ids}})
+        return [run["status"] for run in runs]
 
 
-def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
+def told_until(process: subprocess.Popen[str], last: str) -> str:
+    """Return what a process prints until it says so."""
+    told = ""
     assert process.stdout is not None
-    yield from process.stdout
+    for line in process.stdout:
+        told += line
+        if last in line:
+            return told
+    pytest.fail(f"it ended by itself: {told}")

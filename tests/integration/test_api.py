@@ -760,7 +760,7 @@ def test_fuzzed_from_its_own_openapi_document(api: Api, tmp_path: Path) -> None:
         [
             *("schemathesis", "run", f"{api.base_url}/openapi.json"),
             *("--header", f"Authorization: Bearer {TOKEN}"),
-            *("--max-examples", "15", "--seed", "1", "--workers", "1"),
+            *("--max-examples", "10", "--seed", "1", "--workers", "1"),
         ],
         cwd=tmp_path,
         capture_output=True,
