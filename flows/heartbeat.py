@@ -11,6 +11,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.exceptions import ObjectNotFound, Pause
 
 from flows.audit_sweep import end_dead_runs
+from flows.late_runs import skip_late_runs
 from flows.orders import flow_run_in_prefect, leased_slot_of, order_of
 from flows.state_mirror import current_flow_run, mirror_state
 from tasks.mongo_errors import MongoError
@@ -25,10 +26,13 @@ _AWAY: Final = (httpx.HTTPError, MongoError)
 
 @asynccontextmanager
 async def heartbeat(run: Run) -> AsyncIterator[None]:
-    """Keep the heartbeat of the run in the block; first, end runs whose process is gone."""
+    """Keep the heartbeat of the run in the block; beside it, end dead runs and skip late ones."""
     async with get_client() as prefect:
-        beats = [
+        once = [
             asyncio.create_task(asyncio.to_thread(end_dead_runs, run.settings)),
+            asyncio.create_task(skip_late_runs(prefect)),
+        ]
+        beats = [
             asyncio.create_task(_keep_turn(run)),
             asyncio.create_task(_obey_orders(run, prefect)),
         ]
@@ -39,11 +43,12 @@ async def heartbeat(run: Run) -> AsyncIterator[None]:
                 await _obey_order(run, prefect)
             raise
         finally:
-            for beat in beats[1:]:
+            await asyncio.wait(once)
+            for beat in beats:
                 beat.cancel()
-            for outcome in await asyncio.gather(*beats, return_exceptions=True):
+            for outcome in await asyncio.gather(*once, *beats, return_exceptions=True):
                 if isinstance(outcome, Exception):
-                    get_run_logger().warning("The run had no heartbeat: %s", outcome)
+                    get_run_logger().warning("A part of the run's heartbeat failed: %s", outcome)
             with suppress(httpx.HTTPError):
                 await _free_slot_of_deleted(prefect)
 

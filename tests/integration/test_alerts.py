@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Crashed, Failed, Late, State
 
 from deployments.automations import alert_block, alerts_name, put_automations
 from flows.admin_sync import admin_sync
+from flows.audit_sweep import audit_sweep
 from flows.conclusion import PARTIAL, STOPPED
 from scripts.local.prefect import local_prefect_server
 from tasks.settings import AlertSettings, EnvironmentSettings
@@ -136,6 +137,30 @@ def test_each_bad_ending_is_one_alert(api: SyncPrefectClient, receiver: Receiver
             f"admin-sync is Late: it is late\n{dashboard}/runs/flow-run/{late.id}",
         ]
     )
+
+
+def test_runs_that_nobody_runs_are_told_of_once_an_hour(
+    api: SyncPrefectClient, receiver: Receiver
+) -> None:
+    for number in range(3):
+        a_run(api, f"late {number}", Late(scheduled_time=datetime.now(UTC)), "changed")
+    a_run(api, "the end of the late ones", Crashed())
+    # One alert may overtake another.
+    wait_until(lambda: receiver.about("the end of") and len(receiver.about("late ")) >= 2)
+    assert len(receiver.about("late ")) == 2, "the first of them, and the end"
+
+
+def test_a_late_sweep_is_skipped_and_none_catches_up(api: SyncPrefectClient) -> None:
+    deployment_id = api.create_deployment(api.create_flow(audit_sweep), "audit-sweep")
+    flow_run = api.create_flow_run_from_deployment(deployment_id)
+    api.set_flow_run_state(flow_run.id, Late(scheduled_time=datetime.now(UTC)), force=True)
+
+    def ended() -> State[Any] | None:
+        state = api.read_flow_run(flow_run.id).state
+        return state if state and state.is_final() else None
+
+    state = wait_until(ended)
+    assert (state.type, state.name) == (StateType.CANCELLED, "Skipped")
 
 
 def test_an_environment_is_told_of_its_own_runs_alone(

@@ -8,8 +8,10 @@ import pytest
 from prefect.automations import Automation, DoNothing, EventTrigger, Posture
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.states import Cancelled, Pending
 
 from deployments.deploy import main
 from tests.integration.world import REPOSITORY
@@ -65,15 +67,23 @@ def require_all_is_in_place(prefect: SyncPrefectClient) -> None:
         assert place == {"directory": str(REPOSITORY)}
         assert deployed.work_pool_name == "backoffice-again"
         limit = deployed.global_concurrency_limit
-        is_sweep = name == NAMES[2]
-        assert (limit and (limit.name, limit.limit)) == (
-            None if is_sweep else (f"deployment:{deployed.id}", 1)
-        )
+        assert limit
+        assert (limit.name, limit.limit) == (f"deployment:{deployed.id}", 1)
     (schedule,) = deployment(prefect, NAMES[2]).schedules
     assert (schedule.slug, schedule.active) == ("every-2-minutes", True)
     assert isinstance(schedule.schedule, IntervalSchedule)
     assert schedule.schedule.interval == timedelta(minutes=2)
     assert prefect.read_automations_by_name(DIED) == []
+
+
+def require_that_sweeps_never_overlap(prefect: SyncPrefectClient) -> None:
+    sweep = deployment(prefect, NAMES[2]).id
+    first, second = (prefect.create_flow_run_from_deployment(sweep).id for _ in range(2))
+    for flow_run_id in (first, second):
+        prefect.set_flow_run_state(flow_run_id, Pending())
+    assert prefect.read_flow_run(first).state_type is StateType.PENDING
+    assert prefect.read_flow_run(second).state_type is StateType.CANCELLED
+    prefect.set_flow_run_state(first, Cancelled())
 
 
 def test_deploying_can_be_repeated_whatever_is_left(
@@ -95,3 +105,4 @@ def test_deploying_can_be_repeated_whatever_is_left(
     assert main() == 0
     require_all_is_in_place(prefect)
     assert "PWD" not in os.environ
+    require_that_sweeps_never_overlap(prefect)

@@ -1,21 +1,28 @@
-"""The automation: what it waits for, what it does then, and that it is there once."""
+"""The automations: what they wait for, what they do then, and that each is there once."""
 
 import json
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from jinja2 import Environment
-from prefect.automations import Automation, EventTrigger
+from prefect.automations import Automation, CompoundTrigger, EventTrigger
 from prefect.exceptions import ObjectNotFound
 
-from deployments.automations import alert_block, alerts_name, put_automations
+from deployments.automations import (
+    alert_block,
+    alerts_name,
+    late_sweeps_name,
+    put_automations,
+)
 from tasks.settings import AlertSettings, read_alert_settings, read_environment_settings
 
 NOT_FOUND = ObjectNotFound(ValueError())
 BLOCK_ID, PRESENT_ID, OLD_ID = uuid4(), uuid4(), uuid4()
 ALERTS = "admin-sync: failed, crashed or late"
+LATE_SWEEPS = "audit-sweep: skip what is late"
 DIED = "admin-sync: crashed without a word"
 
 
@@ -69,14 +76,24 @@ def alerts(monkeypatch: pytest.MonkeyPatch) -> AlertSettings:
     return read_alert_settings()
 
 
-def trigger_of(automation: Automation) -> EventTrigger:
-    assert isinstance(automation.trigger, EventTrigger)
-    return automation.trigger
+def triggers_of(automation: Automation) -> list[EventTrigger]:
+    if isinstance(automation.trigger, CompoundTrigger):
+        triggers = automation.trigger.triggers
+    else:
+        triggers = [automation.trigger]
+    return [trigger for trigger in triggers if isinstance(trigger, EventTrigger)]
+
+
+def states_expected(trigger: EventTrigger) -> set[str]:
+    return {event.removeprefix("prefect.flow-run.") for event in trigger.expect}
 
 
 def test_it_is_made_once_and_then_updated(prefect: Any, alerts: AlertSettings) -> None:
     put_automations(prefect, read_environment_settings(), alerts)
-    assert {name: how for name, (how, _) in prefect.put.items()} == {ALERTS: "create"}
+    assert {name: how for name, (how, _) in prefect.put.items()} == {
+        ALERTS: "create",
+        LATE_SWEEPS: "create",
+    }
     prefect.present[ALERTS] = SimpleNamespace(id=PRESENT_ID, enabled=False)
     put_automations(prefect, read_environment_settings(), alerts)
     how, automation = prefect.put[ALERTS]
@@ -89,8 +106,10 @@ def test_an_alert_is_json_and_names_the_run_but_not_its_address(
 ) -> None:
     put_automations(prefect, read_environment_settings(), alerts)
     _, automation = prefect.put[ALERTS]
-    expected = {event.removeprefix("prefect.flow-run.") for event in trigger_of(automation).expect}
-    assert expected == {"Failed", "Partial", "Stopped", "TimedOut", "Crashed", "Late"}
+    ended_badly, late = triggers_of(automation)
+    assert states_expected(ended_badly) == {"Failed", "Partial", "Stopped", "TimedOut", "Crashed"}
+    assert states_expected(late) == {"Late"}
+    assert (ended_badly.within, late.within) == (timedelta(0), timedelta(hours=1))
     (call,) = automation.actions
     assert call.block_document_id == BLOCK_ID
     assert "marked" not in automation.model_dump_json()
@@ -109,15 +128,18 @@ def test_an_environment_has_alerts_of_its_own(
     monkeypatch.setenv("ADMIN_ENVIRONMENT", "staging")
     environment = read_environment_settings()
     put_automations(prefect, environment, alerts)
-    assert set(prefect.put) == {alerts_name(environment)} != {ALERTS}
+    names = {alerts_name(environment), late_sweeps_name(environment)}
+    assert set(prefect.put) == names
+    assert not names & {ALERTS, LATE_SWEEPS}
     assert set(prefect.blocks) == {alert_block(environment)} == {"admin-sync-alerts-staging"}
     _, automation = prefect.put[alerts_name(environment)]
-    of_flow, of_deployments = trigger_of(automation).model_dump()["match_related"]
-    assert of_flow["prefect.resource.name"] == ["admin-sync"]
-    assert of_deployments == {
-        "prefect.resource.role": "deployment",
-        "prefect.resource.name": ["full-staging", "changed-staging"],
-    }
+    for trigger in triggers_of(automation):
+        of_flow, of_deployments = trigger.model_dump()["match_related"]
+        assert of_flow["prefect.resource.name"] == ["admin-sync"]
+        assert of_deployments == {
+            "prefect.resource.role": "deployment",
+            "prefect.resource.name": ["full-staging", "changed-staging"],
+        }
     assert "admin-sync-staging is" in automation.actions[0].payload
 
 
@@ -128,7 +150,18 @@ def test_without_an_address_there_are_no_alerts(prefect: Any, are_there: bool) -
         prefect.blocks["admin-sync-alerts"] = SimpleNamespace(id=BLOCK_ID)
     put_automations(prefect, read_environment_settings(), read_alert_settings())
     assert prefect.deleted == ([PRESENT_ID, BLOCK_ID] if are_there else [])
-    assert prefect.put == {}
+    assert set(prefect.put) == {LATE_SWEEPS}
+
+
+def test_a_sweep_that_is_late_is_skipped(prefect: Any) -> None:
+    put_automations(prefect, read_environment_settings(), read_alert_settings())
+    _, automation = prefect.put[LATE_SWEEPS]
+    (trigger,) = triggers_of(automation)
+    assert states_expected(trigger) == {"Late"}
+    _, of_deployment = trigger.model_dump()["match_related"]
+    assert of_deployment["prefect.resource.name"] == ["audit-sweep"]
+    (skip,) = automation.actions
+    assert (skip.state, skip.name) == ("CANCELLED", "Skipped")
 
 
 def test_what_earlier_versions_crashed_silent_runs_with_is_deleted(prefect: Any) -> None:
