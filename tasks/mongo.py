@@ -1,9 +1,10 @@
 """The one MongoDB client of a process, whose operations are repeated while MongoDB is away."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, wraps
+from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -14,7 +15,7 @@ from pymongo.database import Database
 from pymongo.errors import ConfigurationError, PyMongoError
 from pymongo.read_concern import ReadConcern
 
-from tasks.mongo_errors import AWAY, mongo_error, mongo_errors
+from tasks.mongo_errors import AWAY, MongoUnavailable, mongo_error, mongo_errors
 from tasks.settings import MongoSettings
 
 Document = dict[str, Any]
@@ -30,6 +31,7 @@ _RETRY_MS: Final = 30_000
 _ATTEMPT_MS: Final = 1_000
 """How long one attempt waits for a server, so that all threads soon know that there is none."""
 _PAUSE_SECONDS: Final = 0.1
+_TLS_FILES: Final = ("tlsCAFile", "tlsCertificateKeyFile", "tlsCRLFile")
 _GIVEN_UP_SECONDS: Final = 1.0
 """How long MongoDB is not asked again once it has been given up."""
 
@@ -160,7 +162,9 @@ class _Connection:
 
 @lru_cache(maxsize=8)
 def _connection(uri: str) -> _Connection:
-    retry_ms = _retry_ms(uri)
+    options = {name.lower(): value for name, value in parse_qsl(urlsplit(uri).query)}
+    retry_ms = _retry_ms(options)
+    _require_tls_files(options)
     try:
         with mongo_errors():
             client: MongoClient[Document] = MongoClient(
@@ -174,7 +178,18 @@ def _connection(uri: str) -> _Connection:
     return _Connection(client, MongoRetry(client, retry_ms / 1000))
 
 
-def _retry_ms(uri: str) -> int:
-    options = {name.lower(): value for name, value in parse_qsl(urlsplit(uri).query)}
+def _retry_ms(options: Mapping[str, str]) -> int:
     given = options.get("serverselectiontimeoutms", "")
     return int(given) if given.isdecimal() else _RETRY_MS
+
+
+def _require_tls_files(options: Mapping[str, str]) -> None:
+    named = {option: options[option.lower()] for option in _TLS_FILES if option.lower() in options}
+    for option, path in named.items():
+        try:
+            Path(path).open("rb").close()
+        except OSError as error:
+            raise MongoUnavailable(
+                f"MONGODB_URI can't be used: the file that its option {option} names"
+                f" can't be read ({error.strerror})"
+            ) from None

@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -20,6 +21,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tasks.entities import ENTITY_TYPES, EntityType
+from tasks.known_secrets import known_secrets
+from tasks.log_redaction import keep_out_of_logs
 
 MAX_RETRIES = 50
 """Prefect takes at most 50 retry delays for a task."""
@@ -28,8 +31,9 @@ _http_url: TypeAdapter[AnyHttpUrl] = TypeAdapter(AnyHttpUrl)
 _mongo_dsn: TypeAdapter[MongoDsn] = TypeAdapter(MongoDsn)
 
 
+_DOTENV = ".env"
 _FROM_ENVIRONMENT = SettingsConfigDict(
-    env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    env_file=_DOTENV, env_ignore_empty=True, extra="ignore", frozen=True
 )
 SettingsType = TypeVar("SettingsType", bound=BaseSettings)
 
@@ -85,6 +89,14 @@ def _webhook_url(url: SecretStr) -> SecretStr:
     return url
 
 
+def _ca_file(path: Path) -> Path:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"names a file that can't be read ({error.strerror})") from None
+    return path
+
+
 def _guarded_host(host: str, info: ValidationInfo) -> str:
     if not _is_loopback(host) and info.data.get("token") is None:
         raise ValueError("is not a loopback address: set ADMIN_API_TOKEN, or let it be 127.0.0.1")
@@ -119,8 +131,9 @@ class MongoSettings(BaseSettings):
         pattern=r'^[^/\\. "$*<>:|?\x00]{1,63}$',
     )
     steps_retention_days: int | None = Field(
-        None, validation_alias="ADMIN_STEPS_RETENTION_DAYS", ge=1, le=10_000
+        None, validation_alias="ADMIN_STEPS_RETENTION_DAYS", ge=0, le=10_000
     )
+    """Days that a step is kept, 0 for ever; None leaves that to the other processes."""
 
 
 class Settings(MongoSettings):
@@ -128,6 +141,9 @@ class Settings(MongoSettings):
 
     token: Annotated[SecretStr, AfterValidator(_header_safe)] = Field(
         validation_alias="ADMIN_SYNC_TOKEN"
+    )
+    ca_file: Annotated[Path, AfterValidator(_ca_file)] | None = Field(
+        None, validation_alias="SSL_CERT_FILE"
     )
     timeout_ms: int = Field(8000, validation_alias="ADMIN_TIMEOUT_MS", ge=1)
     retry_max: int = Field(4, validation_alias="ADMIN_RETRY_MAX", ge=0, le=MAX_RETRIES)
@@ -265,10 +281,26 @@ def read_environment_settings() -> EnvironmentSettings:
 
 
 def _read(settings_type: type[SettingsType]) -> SettingsType:
+    _require_readable_dotenv()
     try:
+        keep_out_of_logs(known_secrets())
         return settings_type()
     except ValidationError as error:
         raise SettingsError(_faults_by_variable(error)) from None
+
+
+def _require_readable_dotenv() -> None:
+    try:
+        is_utf_8 = "\0" not in Path(_DOTENV).read_text("utf-8")
+    except FileNotFoundError:
+        return
+    except UnicodeDecodeError:
+        is_utf_8 = False
+    except OSError as error:
+        fault = f"can't be read ({error.strerror}): make it a file that this user may read"
+        raise SettingsError({_DOTENV: fault}) from None
+    if not is_utf_8:
+        raise SettingsError({_DOTENV: "is no text in UTF-8: save it as such"})
 
 
 def _faults_by_variable(error: ValidationError) -> dict[str, str]:

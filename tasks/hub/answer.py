@@ -11,7 +11,7 @@ from typing import Any, Final
 from tasks.errors import UNEXPECTED_RESPONSE, ErrorClass, ItemError, classify
 from tasks.hub.body import LONGEST_BODY, UnknownCoding, body_of
 from tasks.hub.reason import json_object, reason_in
-from tasks.hub.redaction import cleaned
+from tasks.redaction import Redaction
 
 _LONGEST_PAUSE_SECONDS: Final = 365 * 86_400.0
 _SECONDS: Final = re.compile(r"[0-9]+(?:[ \t]*,[ \t]*[0-9]+)*")
@@ -80,13 +80,13 @@ def answer_from(
     return Answer(status, body, retry_after, next(iter(location), None))
 
 
-def outcome_of(answer: Answer, duration_ms: float, secrets: Sequence[str]) -> UpsertOutcome:
-    """Classify an answer; no text of the outcome holds one of the secrets."""
+def outcome_of(answer: Answer, duration_ms: float, redaction: Redaction) -> UpsertOutcome:
+    """Classify an answer; the texts of the outcome are cleaned."""
     content = json_object(answer.body) if len(answer.body) <= LONGEST_BODY else {}
     if answer.is_success and content.get("ok") is True:
-        sync_id = cleaned(content.get("sync_id"), secrets) or None
+        sync_id = redaction.cleaned(content.get("sync_id")) or None
         return UpsertOutcome(None, answer.status, sync_id, duration_ms)
-    error = _error_in(answer, content, secrets)
+    error = _error_in(answer, content, redaction)
     is_transient = error.error_class is ErrorClass.TRANSIENT
     pause = retry_after_seconds(answer.retry_after) if is_transient else None
     is_refusal = bool(_refusal(content)) and not is_transient
@@ -120,11 +120,11 @@ def _values(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> tuple[str, .
     return tuple(value.decode("latin-1") for each, value in headers if each.lower() == name)
 
 
-def _error_in(answer: Answer, content: dict[str, Any], secrets: Sequence[str]) -> ItemError:
+def _error_in(answer: Answer, content: dict[str, Any], redaction: Redaction) -> ItemError:
     body_code = _refusal(content).get("code")
     code, error_class = classify(answer.status, body_code if isinstance(body_code, str) else None)
-    message = _message_of(answer, content, secrets)
-    return ItemError(cleaned(code, secrets) or UNEXPECTED_RESPONSE, message, error_class)
+    message = _message_of(answer, content, redaction)
+    return ItemError(redaction.cleaned(code) or UNEXPECTED_RESPONSE, message, error_class)
 
 
 def _refusal(content: dict[str, Any]) -> dict[str, Any]:
@@ -132,17 +132,17 @@ def _refusal(content: dict[str, Any]) -> dict[str, Any]:
     return error if content.get("ok") is False and isinstance(error, dict) else {}
 
 
-def _message_of(answer: Answer, content: dict[str, Any], secrets: Sequence[str]) -> str:
+def _message_of(answer: Answer, content: dict[str, Any], redaction: Redaction) -> str:
     said = f"HTTP {answer.status}"
     if answer.coding is not None:
-        coding = cleaned(answer.coding, secrets)
+        coding = redaction.cleaned(answer.coding)
         return f"{said} with a body that can't be decompressed ({coding})"
     if len(answer.body) > LONGEST_BODY:
         return f"{said} with a body over 1 MiB"
     reason = reason_in(content, answer.body, answer.location)
-    if refusal := cleaned(reason.refusal, secrets):
+    if refusal := redaction.cleaned(reason.refusal):
         return refusal
-    text = cleaned(reason.text, secrets)
+    text = redaction.cleaned(reason.text)
     if content or not answer.is_success:
         return f"{said}: {text}" if text else f"{said} without an error message"
     no_json = f"{said} with a body that is no JSON object"

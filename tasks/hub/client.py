@@ -18,7 +18,7 @@ from tasks.hub.answer import Answer, UpsertOutcome, answer_from, outcome_of
 from tasks.hub.connection_fault import fault_of
 from tasks.hub.deadline import RESENT, DeadlinePool
 from tasks.hub.endpoint import Endpoint, endpoint_of, proxy_at
-from tasks.hub.redaction import cleaned, spellings_of
+from tasks.redaction import Redaction
 from tasks.settings import Settings
 
 _NO_ANSWER: Final = (
@@ -41,7 +41,8 @@ class HubAdminClient:
 
     def __init__(self, settings: Settings) -> None:
         self._timeout_ms = settings.timeout_ms
-        self._secrets = spellings_of(settings.token.get_secret_value())
+        self._ca_file = settings.ca_file
+        self._redaction = Redaction([settings.token.get_secret_value()])
         self._endpoints = {
             entity_type.name: endpoint_of(settings, entity_type) for entity_type in ENTITY_TYPES
         }
@@ -75,7 +76,7 @@ class HubAdminClient:
             fault = fault_of(error, endpoint, has_answered=entity_type.name in self._answered)
             return self._no_answer(CONNECTION_ERROR, fault, started)
         self._answered.add(entity_type.name)
-        outcome = outcome_of(answer, _milliseconds_since(started), self._secrets)
+        outcome = outcome_of(answer, _milliseconds_since(started), self._redaction)
         return replace(outcome, was_resent=True) if was_resent else outcome
 
     def close(self) -> None:
@@ -87,7 +88,10 @@ class HubAdminClient:
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         if any(endpoint.url.scheme == b"https" for endpoint in self._endpoints.values()):
-            return ssl.create_default_context()
+            context = ssl.create_default_context()
+            if self._ca_file is not None:
+                context.load_verify_locations(self._ca_file)
+            return context
         # Loading the certificate authorities takes 30 ms; a context without them trusts nobody.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -116,7 +120,7 @@ class HubAdminClient:
             idle.append(pool)
 
     def _no_answer(self, code: str, message: str, started: float) -> UpsertOutcome:
-        error = ItemError(code, cleaned(message, self._secrets), CLASS_BY_CODE[code])
+        error = ItemError(code, self._redaction.cleaned(message), CLASS_BY_CODE[code])
         return UpsertOutcome(error, None, None, _milliseconds_since(started))
 
 

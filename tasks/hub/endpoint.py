@@ -1,6 +1,7 @@
 """Endpoint: the address that items of one type are sent to, and the proxy on the way."""
 
 from dataclasses import dataclass, field
+from typing import Final
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore
@@ -8,6 +9,8 @@ import httpx
 
 from tasks.entities import EntityType
 from tasks.settings import Settings
+
+_THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,10 @@ class Endpoint:
 
 
 def endpoint_of(settings: Settings, entity_type: EntityType) -> Endpoint:
-    """Return the endpoint of a type, with the proxy that the environment names for it."""
+    """Return the endpoint of a type, with the proxy that the environment names for it.
+
+    On this machine it has none, whatever the environment says.
+    """
     url = httpx.URL(settings.upsert_url(entity_type))
     token = settings.token.get_secret_value()
     headers = (
@@ -34,7 +40,8 @@ def endpoint_of(settings: Settings, entity_type: EntityType) -> Endpoint:
         (b"Content-Type", b"application/json"),
         (b"Accept-Encoding", b"identity"),
     )
-    proxy = None if proxy_bypass(url.host) else getproxies().get(url.scheme)
+    is_direct = url.host in _THIS_MACHINE or proxy_bypass(url.host)
+    proxy = None if is_direct else getproxies().get(url.scheme)
     return Endpoint(
         entity_type.url_variable, settings.hub(entity_type), _httpcore_url(url), headers, proxy
     )

@@ -1,5 +1,6 @@
 """Secrets are nowhere: not in Prefect, in a log, in MongoDB, or in the list of processes."""
 
+import base64
 import json
 import os
 import sqlite3
@@ -35,10 +36,20 @@ PASSWORD = "marked/mongodb:password"
 API_TOKEN = "marked-api-token-2e77"
 BEARER = {"Authorization": f"Bearer {API_TOKEN}"}
 WRONG_BEARER = {"Authorization": f"Bearer {API_TOKEN} but wrong"}
+SENT = f"Authorization: Bearer {HUB_TOKEN}".encode()
+SPELLINGS = [
+    SENT.decode(),
+    SENT.hex(),
+    *(base64.b64encode(b"x" * shift + SENT).decode() for shift in range(3)),
+    "".join(f"%{byte:02X}" for byte in SENT),
+    "".join(f"&#{byte};" for byte in SENT),
+]
+ECHO = " ".join(SPELLINGS)
 SECRETS = [
     secret.encode()
     for secret in (HUB_TOKEN, PASSWORD, quote(PASSWORD, safe=""), API_TOKEN, MARKED_PATH)
-]
+] + [spelling[-len(spelling) // 3 : -4].encode() for spelling in SPELLINGS]
+"""Of each spelling, what the end of the token becomes in it."""
 AT_DEBUG = {
     "PREFECT_DEBUG_MODE": "true",
     "PREFECT_LOGGING_LEVEL": "DEBUG",
@@ -76,17 +87,29 @@ def with_password(uri: str, password: str) -> str:
     return uri.replace("mongodb://", f"mongodb://operator:{quote(password, safe='')}@")
 
 
+ECHOES: dict[str, Document] = {
+    "in the message": {"code": "NOT_FOUND", "message": ECHO},
+    "in a page": {"status": 404, "text": f"<title>{ECHO}</title>"},
+    "in a header": {"code": "NOT_FOUND", "headers": [["X-You-Sent", ECHO]]},
+    "in a redirect": {"status": 302, "headers": [["Location", f"http://127.0.0.1/{ECHO}"]]},
+    "in the reason phrase": {"raw": f"HTTP/1.1 404 {ECHO}\r\nContent-Length: 0\r\n\r\n"},
+    "in the status line": {"raw": f"HTTP/1.1 {ECHO}\r\n\r\n"},
+    "in what is no header": {"raw": f"HTTP/1.1 404 No\r\n{ECHO}\x1b\r\n\r\n"},
+}
+ITEMS = 6 + len(ECHOES)
+
+
 def add_what_fails(world: World) -> None:
-    """Seven items, none of which gets in, and a hub that tells the token back."""
+    """Items of which none gets in, and a hub that tells the token back."""
     world.add_seed()
-    world.add("tenant", {"id": "bad", "version": 1}, {"id": "echo", "name": "E", "version": 1})
-    echo = f"you sent Authorization: Bearer {HUB_TOKEN}"
+    world.add("tenant", {"id": "bad", "version": 1})
+    world.add("tenant", *({"id": key, "name": key, "version": 1} for key in ECHOES))
     world.hub.misbehave(
-        {"key": "echo", "code": "NOT_FOUND", "message": echo},
+        *({"key": key, **fault} for key, fault in ECHOES.items()),
         {"entity_type": "client", "attempts": [1], "status": 503},
         {"entity_type": "subtenant", "drop": True},
         {"entity_type": "domain", "garbage": True},
-        {"entity_type": "branding", "code": "INVALID_TOKEN", "message": echo},
+        {"entity_type": "branding", "code": "INVALID_TOKEN", "message": ECHO},
     )
 
 
@@ -138,11 +161,12 @@ def test_a_failing_sync_at_debug_level_leaves_no_secret(
     told = sync.stdout + sync.stderr
     assert b"pymongo" in told
     assert b"httpcore" in told
+    assert b"X-You-Sent" in told
     assert found_in(told) == []
 
     (run,) = world.database.sync_runs.find()
     assert run["status"] == "failed"
-    assert run["totals"]["total"] == 7
+    assert run["totals"]["total"] == ITEMS
     assert_nothing_in_mongodb(uri_with_password)
 
     flow_run_id = run["flow_run_id"].encode()
@@ -226,7 +250,7 @@ def test_a_failing_run_of_a_worker_at_debug_level_leaves_no_secret(
         wait_until(lambda: alerted.bodies)
         assert_nothing_in_answers(prefect)
 
-    assert (run["status"], run["totals"]["total"]) == ("failed", 7)
+    assert (run["status"], run["totals"]["total"]) == ("failed", ITEMS)
     assert found_in(json.dumps(alerted.bodies).encode()) == []
     assert any("worker start" in line for line in processes)
     assert any("prefect.engine" in line or "prefect.flow_engine" in line for line in processes)

@@ -161,7 +161,6 @@ def test_the_uri_says_how_long_operations_are_repeated(
     [
         ("mongodb://user:marked%zz@host", "InvalidURI"),
         ("mongodb://marked,host/?directConnection=true", "ConfigurationError"),
-        ("mongodb://host/?tls=true&tlsCAFile=/no/marked", "ConfigurationError"),
         (f"mongodb://host/?tls=true&tlsCAFile={__file__}", "ConfigurationError"),
     ],
 )
@@ -171,6 +170,26 @@ def test_a_uri_that_can_not_be_used_is_told_without_it(
     with pytest.raises(MongoUnavailable) as raised:
         database(settings_of(uri))
     assert str(raised.value) == f"MONGODB_URI can't be used ({cause}): check its host and options"
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("tlsCAFile", "tlsCAFile"),
+        ("TLSCERTIFICATEKEYFILE", "tlsCertificateKeyFile"),
+        ("tlsCRLFile", "tlsCRLFile"),
+    ],
+)
+def test_a_file_for_tls_that_is_not_there_is_told_by_its_option(
+    settings_of: Callable[..., MongoSettings], option: str, named: str
+) -> None:
+    with pytest.raises(MongoUnavailable) as raised:
+        database(settings_of(f"mongodb://host/?tls=true&{option}=/no/marked%20file"))
+    assert str(raised.value) == (
+        f"MONGODB_URI can't be used: the file that its option {named} names"
+        " can't be read (No such file or directory)"
+    )
+    assert raised.value.__suppress_context__
 
 
 @pytest.mark.parametrize("source_id", [{"a": [1]}, [1], "a", 1.5, float("nan"), None])

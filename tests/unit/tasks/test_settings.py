@@ -1,5 +1,6 @@
 """Settings: defaults of the seed, and every fault told at once, by name and without its value."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,8 @@ def test_all_that_is_missing_is_told_at_once(
         ("ADMIN_MAX_TASK_RUNS", "0"),
         ("ADMIN_TASK_RUNNER", "processes"),
         ("DASK_SCHEDULER_ADDRESS", "localhost"),
-        ("ADMIN_STEPS_RETENTION_DAYS", "0"),
+        ("ADMIN_STEPS_RETENTION_DAYS", "-1"),
+        ("ADMIN_STEPS_RETENTION_DAYS", "10001"),
         ("ADMIN_ALLOW_INSECURE_HTTP", "perhaps"),
         ("ADMIN_SYNC_TOKEN", "two words"),
         ("ADMIN_SYNC_TOKEN", "line\nbreak"),
@@ -92,6 +94,8 @@ def test_all_that_is_missing_is_told_at_once(
         ("MONGODB_DB", "a/b"),
         (TENANTS_URL, "hub.example/tenants"),
         (TENANTS_URL, "ftp://hub.example/tenants"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem"),
+        ("SSL_CERT_FILE", "/"),
     ],
 )
 def test_what_is_malformed_is_named(
@@ -183,6 +187,61 @@ def test_dot_env_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatc
     settings = read_settings()
     assert settings.token.get_secret_value() == "from-file"
     assert settings.mongodb_database == "from_environment"
+
+
+@pytest.mark.parametrize(("days", "kept"), [("", None), ("0", 0), ("365", 365)])
+def test_how_long_steps_are_kept(
+    days: str, kept: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADMIN_STEPS_RETENTION_DAYS", days)
+    assert read_mongo_settings().steps_retention_days == kept
+
+
+MARKED_LINE = "ADMIN_SYNC_TOKEN=marked\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_dot_env_in_another_encoding_is_named(encoding: str) -> None:
+    Path(".env").write_text(MARKED_LINE, encoding)
+    assert dot_env_fault() == "is no text in UTF-8: save it as such"
+
+
+def test_a_dot_env_that_is_no_file_is_named() -> None:
+    Path(".env").mkdir()
+    assert dot_env_fault().startswith("can't be read (Is a directory): ")
+
+
+def test_a_dot_env_that_can_not_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text(MARKED_LINE)
+
+    def refuse(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)  # root may read any file
+    assert dot_env_fault().startswith("can't be read (Permission denied): ")
+
+
+def dot_env_fault() -> str:
+    """Return what every reader of settings says of `.env`."""
+    faults = set()
+    for read in (read_settings, read_mongo_settings, read_alert_settings):
+        with pytest.raises(SettingsError, match=r"\.env") as raised:
+            read()
+        assert "marked" not in str(raised.value)
+        assert raised.value.__suppress_context__ or raised.value.__context__ is None
+        faults.add(raised.value.faults[".env"])
+    (fault,) = faults
+    return fault
+
+
+def test_secrets_are_out_of_all_logs_once_any_settings_are_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ADMIN_SYNC_TOKEN", "marked token that is wrong")
+    Path(".env").write_text("ADMIN_API_TOKEN=marked-api-token\n")
+    read_mongo_settings()
+    logging.getLogger("foreign").warning("marked-api-token, marked token that is wrong")
+    assert caplog.messages == ["[redacted], [redacted]"]
 
 
 def test_the_example_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:

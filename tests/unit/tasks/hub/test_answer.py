@@ -1,5 +1,6 @@
 """From an answer of Stage 1 to an outcome: the item is in, it is refused, or it is no answer."""
 
+import base64
 import gzip
 import itertools
 import json
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.hub.answer import Answer, UpsertOutcome, answer_from, outcome_of, retry_after_seconds
-from tasks.hub.redaction import spellings_of
+from tasks.redaction import Redaction
 
 TOKEN = "marked-unit-token"
 MIB = 1 << 20
@@ -26,7 +27,7 @@ def outcome(
     """Return the outcome of an answer with this body: bytes as they are, anything else as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = Answer(status, content, tuple(retry_after), **parts)
-    return outcome_of(answer, 1.5, spellings_of(TOKEN))
+    return outcome_of(answer, 1.5, Redaction([TOKEN]))
 
 
 def message(body: Any = b"", status: int = 200, **parts: str) -> str:
@@ -140,12 +141,18 @@ _BODIES_WITH_THE_TOKEN = [
     b"x" * 495 + b"%s",
     b'{"detail": "' + b"x" * 495 + b'%s"}',
 ]
+_ENCODED = [
+    "".join(f"%{byte:02x}" for byte in TOKEN.encode()).encode(),
+    TOKEN.encode().hex().encode(),
+    base64.b64encode(f"Bearer {TOKEN}".encode()),
+]
 _SPELLINGS = [
     TOKEN.encode(),
     TOKEN.replace("-", "&#45;").encode(),
     b"<b></b>".join(TOKEN.encode().split(b"-")),
     TOKEN.replace("marked", "mar<b></b>ked").encode(),
     TOKEN.replace("marked", "mar\\u006bed").encode(),
+    *_ENCODED,
 ]
 
 
@@ -158,6 +165,7 @@ def test_no_message_gives_the_token(body: bytes, spelling: bytes) -> None:
     assert error.message.isprintable()
     assert len(error.message) <= len("HTTP 400: ") + 500
     assert TOKEN not in error.message + error.code
+    assert not any(encoded.decode() in error.message + error.code for encoded in _ENCODED)
 
 
 @pytest.mark.parametrize("position", range(180, 200))

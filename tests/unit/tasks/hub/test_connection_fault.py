@@ -137,9 +137,16 @@ def test_a_certificate_that_no_ca_mends(
     assert "SSL_CERT_FILE" not in told
 
 
-def test_ssl_cert_file_names_a_private_ca(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["environment", ".env"])
+def test_ssl_cert_file_names_a_private_ca(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     certificate = make_certificate(tmp_path / "peer.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    if place == ".env":
+        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+        Path(".env").write_text(f"SSL_CERT_FILE={certificate}\n")
+    else:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with (
         peer(succeeding, server_tls_with(certificate)) as port,
         sending_to(f"https://127.0.0.1:{port}", monkeypatch) as send,

@@ -118,6 +118,14 @@ def test_a_host_that_is_exempt_has_no_proxy(
     assert endpoint_at("https://other.example/").proxy == "http://proxy.example"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_this_machine_has_no_proxy(
+    endpoint_at: EndpointAt, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy.example")
+    assert endpoint_at(f"http://{host}:9000/").proxy is None
+
+
 @pytest.mark.parametrize(
     ("address", "scheme", "port"),
     [
