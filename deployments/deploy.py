@@ -1,9 +1,11 @@
 """Brings to the Prefect server what it needs: work pool, deployments and automations."""
 
+import argparse
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -20,8 +22,10 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
 from deployments.automations import put_automations
+from deployments.loopback import exempt_loopback_from_proxies
 from flows.admin_sync import admin_sync
 from flows.audit_sweep import audit_sweep
+from tasks.prefect_api import fault_in_words, require_prefect_api
 from tasks.settings import (
     AlertSettings,
     EnvironmentSettings,
@@ -54,17 +58,16 @@ def deploy() -> None:
     Raises:
         DeployFailed: Prefect doesn't answer, did not take it, or holds what could not run; the
             message says which.
-        SettingsError: the setting of the environment, or of where alerts go, is malformed.
+        SettingsError: no Prefect server is named, or the setting of the environment, or of where
+            alerts go, is malformed.
     """
     environment, alerts = read_environment_settings(), read_alert_settings()
+    require_prefect_api()
     try:
         with get_client(sync_client=True) as client:
             _deploy(client, environment, alerts)
-    except httpx.HTTPError as error:
-        raise DeployFailed(
-            f"Prefect does not answer ({type(error).__name__}): "
-            "check PREFECT_API_URL and that the server is up."
-        ) from None
+    except (httpx.HTTPError, JSONDecodeError) as error:
+        raise DeployFailed(f"{fault_in_words(error)}.") from None
 
 
 def _deploy(
@@ -191,9 +194,15 @@ def _prefect(environment: EnvironmentSettings, *arguments: str) -> None:
 
 
 def main() -> int:
+    """Deploy; 1 when Prefect does not take it, 2 when a setting is wrong."""
+    argparse.ArgumentParser(prog="python -m deployments.deploy", description=__doc__).parse_args()
+    exempt_loopback_from_proxies()
     try:
         deploy()
-    except (DeployFailed, SettingsError) as failure:
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except DeployFailed as failure:
         print(failure, file=sys.stderr)
         return 1
     print("Work pool, deployments and automations are in place.")

@@ -13,7 +13,7 @@ from prefect.states import Cancelled
 from flows.artifacts import publish_results_of
 from flows.conclusion import SyncIncomplete, conclusion, status_of
 from flows.state_mirror import current_flow_run
-from tasks.errors import FLOW_RUN_DELETED, RUN_CANCELLED, StopReason
+from tasks.errors import FLOW_RUN_DELETED, RUN_CANCELLED, RUN_FORGOTTEN, StopReason
 from tasks.mongo_errors import MongoError
 from tasks.run import Run
 from tasks.trail.audit_trail import AuditTrail
@@ -30,7 +30,7 @@ def end_stage(run: Run, entity_type: str, tally: Tally) -> State[StageTotals]:
         Abort: this process has to leave the run.
         MongoError: MongoDB is away, or does not let us.
     """
-    reason = run.stop_switch.reason(entity_type)
+    reason = _reason_on_record(run, entity_type)
     state = conclusion(tally, reason, is_dry_run=run.options.dry_run)
     run.tallies[entity_type] = tally
     run.trail.stages.end(run.attempt, entity_type, status_of(state), tally.totals, state.timestamp)
@@ -44,13 +44,22 @@ def end_run(run: Run) -> State[StageTotals]:
         Abort: this process has to leave the run.
         MongoError: MongoDB is away, or does not let us.
     """
+    reason = _reason_on_record(run)
     tally = sum(run.tallies.values(), run.trail.counting.tally_besides(run.id, run.tallies))
-    state = conclusion(tally, run.stop_switch.reason(), is_dry_run=run.options.dry_run)
+    state = conclusion(tally, reason, is_dry_run=run.options.dry_run)
     if state.is_cancelled():  # Prefect calls no hook where a flow itself says so.
         message, number = state.message or "", run.attempt.number
         run.trail.counting.end_run(run.id, RunStatus.CANCELLED, message, None, number)
         publish_results_of(current_flow_run(), run.settings)
     return state
+
+
+def _reason_on_record(run: Run, entity_type: str | None = None) -> StopReason | None:
+    """Return why a run or a stage was stopped; one whose document was deleted has one again."""
+    reason = run.stop_switch.reason(entity_type)
+    if reason == RUN_FORGOTTEN:
+        run.restore_record()
+    return reason
 
 
 @contextmanager

@@ -14,7 +14,9 @@ from flows.audit_sweep import end_dead_runs
 from flows.late_runs import skip_late_runs
 from flows.orders import flow_run_in_prefect, leased_slot_of, order_of
 from flows.state_mirror import current_flow_run, mirror_state
+from tasks.errors import RUN_FORGOTTEN
 from tasks.mongo_errors import MongoError
+from tasks.prefect_api import fault_in_words
 from tasks.run import Run
 
 BEAT_SECONDS: Final = 1.0
@@ -48,9 +50,14 @@ async def heartbeat(run: Run) -> AsyncIterator[None]:
                 beat.cancel()
             for outcome in await asyncio.gather(*once, *beats, return_exceptions=True):
                 if isinstance(outcome, Exception):
-                    get_run_logger().warning("A part of the run's heartbeat failed: %s", outcome)
+                    fault = _in_words(outcome)
+                    get_run_logger().warning("A part of the run's heartbeat failed: %s", fault)
             with suppress(httpx.HTTPError):
                 await _free_slot_of_deleted(prefect)
+
+
+def _in_words(error: Exception) -> str:
+    return fault_in_words(error) if isinstance(error, httpx.HTTPError) else str(error)
 
 
 async def _keep_turn(run: Run) -> None:
@@ -63,6 +70,8 @@ async def _keep_turn(run: Run) -> None:
     with suppress(MongoError):
         if reason := await asyncio.to_thread(run.trail.stops.reason, run.attempt):
             await asyncio.to_thread(run.stop_switch.obey, reason)
+            if reason == RUN_FORGOTTEN:
+                await asyncio.to_thread(run.restore_record)
 
 
 async def _obey_orders(run: Run, prefect: PrefectClient) -> None:

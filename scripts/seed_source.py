@@ -1,5 +1,6 @@
 """Puts the seed's five source documents into MongoDB; a second run changes nothing."""
 
+import argparse
 import sys
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -68,14 +69,17 @@ def seed_source(settings: MongoSettings) -> int:
     return inserted
 
 
-def main() -> None:
-    """Seed the database that `MONGODB_URI` and `MONGODB_DB` name."""
+def main() -> int:
+    """Seed the database that the settings name; 1 if MongoDB doesn't let us, 2 if one is wrong."""
+    argparse.ArgumentParser(prog="python -m scripts.seed_source", description=__doc__).parse_args()
     try:
         inserted = seed_source(read_mongo_settings())
     except (SettingsError, MongoError) as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, SettingsError) else 1
     print(f"{inserted} source documents inserted, {len(SEED_DOCUMENTS) - inserted} already there")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

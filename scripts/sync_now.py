@@ -1,8 +1,10 @@
 """Runs a sync in this process, shows it while it runs, and tells what came of it."""
 
+import argparse
 import asyncio
 import sys
 from dataclasses import dataclass
+from json import JSONDecodeError
 from typing import Any, Final, cast
 
 import httpx
@@ -22,6 +24,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from deployments.loopback import exempt_loopback_from_proxies
 from flows.admin_sync import admin_sync
 from scripts.run_tables import (
     failure_table,
@@ -33,6 +36,7 @@ from scripts.run_tables import (
 )
 from tasks.entities import ENTITY_NAMES
 from tasks.mongo_errors import MongoError
+from tasks.prefect_api import fault_in_words, require_prefect_api
 from tasks.settings import SettingsError, read_settings
 from tasks.trail.audit_trail import audit_trail
 from tasks.trail.history import Page, RunHistory, run_history
@@ -56,8 +60,11 @@ class _Outcome:
 
 def main() -> int:
     """Sync everything; 0 when every item is in, 1 when one is not, 2 when no run could be made."""
+    argparse.ArgumentParser(prog="python -m scripts.sync_now", description=__doc__).parse_args()
+    exempt_loopback_from_proxies()
     try:
         settings = read_settings()
+        require_prefect_api()
         audit_trail(settings)
         history = run_history(settings)
     except (SettingsError, MongoError) as error:
@@ -71,8 +78,8 @@ async def _sync(history: RunHistory) -> int:
     try:
         async with get_client() as prefect:
             flow_run = await prefect.create_flow_run(admin_sync, parameters=parameters)
-    except (httpx.HTTPError, RuntimeError) as error:
-        print(f"Prefect does not answer at PREFECT_API_URL: {error}", file=sys.stderr)
+    except (httpx.HTTPError, JSONDecodeError) as error:
+        print(f"{fault_in_words(error)}.", file=sys.stderr)
         return 2
     sync = asyncio.ensure_future(
         run_flow_async(
@@ -86,9 +93,15 @@ async def _sync(history: RunHistory) -> int:
     outcome = await asyncio.to_thread(_outcome_of, history, str(flow_run.id))
     try:
         return _tell(cast(State[Any], await sync), outcome, flow_run)
-    except Abort as left:
-        print(f"The sync did not come to its end here: {left}", file=sys.stderr)
+    except (Abort, httpx.HTTPError, RuntimeError) as left:
+        print(f"The sync did not come to its end here: {_in_words(left)}", file=sys.stderr)
         return 1
+
+
+def _in_words(error: BaseException) -> str:
+    """Return why Prefect left a run; it wraps what its client met when it first asks the server."""
+    met = error.__cause__ or error
+    return f"{fault_in_words(met)}." if isinstance(met, httpx.HTTPError) else str(error)
 
 
 async def _show_while_running(

@@ -74,6 +74,7 @@ class LeaveReason(StopReason):
     """Why a process has to leave a run as it is: it goes on, or has ended, elsewhere or later."""
 
 
+RUN_FORGOTTEN: Final = StopReason("its document in sync_runs is gone")
 RUN_CANCELLED: Final = StopReason("the run was cancelled")
 FLOW_RUN_DELETED: Final = LeaveReason("its flow run was deleted in Prefect")
 RUN_SUSPENDED: Final = LeaveReason("the run is suspended")

@@ -20,6 +20,7 @@ from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from tasks.entities import ENTITY_TYPES
+from tasks.prefect_api import fault_in_words
 from tasks.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -34,11 +35,8 @@ _LOOK_SECONDS: Final = 1.0
 class SlotsUnavailable(ConnectionError):
     """Prefect's API did not say whether a batch may send; nothing of it was sent."""
 
-    def __init__(self, cause: Exception) -> None:
-        super().__init__(
-            f"Prefect grants no slot ({type(cause).__name__}): "
-            "check PREFECT_API_URL and that the server is up"
-        )
+    def __init__(self, cause: httpx.HTTPError | ValueError) -> None:
+        super().__init__(f"Prefect grants no slot. {fault_in_words(cause)}")
 
 
 def limit_name(settings: Settings) -> str:

@@ -11,6 +11,7 @@ from prefect.context import SyncClientContext
 
 from tasks.decision import Conditions
 from tasks.entities import ENTITY_TYPES, EntityType
+from tasks.errors import RUN_FORGOTTEN
 from tasks.hub.breaker import CircuitBreaker
 from tasks.hub.client import hub_admin_client
 from tasks.hub.gate import SendGate
@@ -29,7 +30,7 @@ from tasks.trail.fields import RunAttempt, RunId
 from tasks.trail.gone import GoneItems
 from tasks.trail.items import Announcement, ItemKey, ItemRecord, Sent
 from tasks.trail.runs import RunRecord, SyncMode
-from tasks.trail.stages import Tally
+from tasks.trail.stages import StageRecord, Tally
 from tasks.trail.steps import Step
 
 _RUNS_KEPT: Final = 8
@@ -84,6 +85,7 @@ class Run:
         self.refusals = Refusals()
         self.tallies: dict[str, Tally] = {}
         """Tally of each stage that has ended here, by entity type."""
+        self._record = record
         self._failed_keys: dict[str, frozenset[str]] = {}
 
     def announce(
@@ -178,11 +180,22 @@ class Run:
             for parent in entity_type.parents
         }
 
+    def restore_record(self) -> None:
+        """Write the run's document anew, which somebody has deleted, with what is known of it."""
+        stages = [self._as_it_came_out(stage) for stage in self._record.stages]
+        self.trail.ownership.restore(self._record, stages, RUN_FORGOTTEN)
+
     def close(self) -> None:
         """Write the steps that wait, free the slots and close the connections to Stage 1."""
         self.hub.close()
         self.slots.release_idle()
         self.trail.buffer.flush()
+
+    def _as_it_came_out(self, stage: StageRecord) -> StageRecord:
+        tally = self.tallies.get(stage.entity_type)
+        if tally is None:
+            return stage
+        return stage.model_copy(update={**dict(tally.totals), "status": tally.totals.outcome})
 
     def _gate(self, entity_type: EntityType) -> SendGate:
         settings, stages, name = self.settings, self.trail.stages, entity_type.name

@@ -17,6 +17,7 @@ from scripts.local.process import (
     LOCALHOST,
     StartFailed,
     free_port,
+    make_folder,
     require_free,
     running,
     serve_until_stopped,
@@ -57,8 +58,7 @@ def local_mongod(data_path: Path, port: int | None = None) -> Iterator[str]:
         port = free_port()
     else:
         require_free(port, name="mongod")
-    data_path.mkdir(parents=True, exist_ok=True)
-    _require_unused(data_path)
+    _require_unused(make_folder(data_path))
     uri = f"mongodb://{LOCALHOST}:{port}"
     command = [
         str(mongod),

@@ -12,6 +12,7 @@ from scripts.local.process import (
     LOCALHOST,
     answers,
     free_port,
+    make_folder,
     require_free,
     running,
     serve_until_stopped,
@@ -49,8 +50,7 @@ def local_prefect_server(home: Path, port: int | None = None) -> Iterator[str]:
         port = free_port()
     else:
         require_free(port, name="The Prefect server")
-    home = home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
+    home = make_folder(home.resolve())
     api_url = f"http://{LOCALHOST}:{port}/api"
     command = [sys.executable, "-P", str(_SERVER), "server", "start"]
     with running(
@@ -59,7 +59,7 @@ def local_prefect_server(home: Path, port: int | None = None) -> Iterator[str]:
         ready=lambda: answers(f"{api_url}/health", within_seconds=2),
         env=_environment(home, port, api_url),
         log_path=home / "server.log",
-        timeout_seconds=90.0,
+        timeout_seconds=180.0,
         cwd=home,
     ):
         yield api_url

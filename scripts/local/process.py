@@ -6,20 +6,51 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
+
+from scripts.local.reaper import STOP_SECONDS, ends_with_us, signal_group, terminate_group
 
 LOCALHOST: Final = "127.0.0.1"
 _POLL_SECONDS: Final = 0.05
-_STOP_SECONDS: Final = 10.0
+_WATCH_SECONDS: Final = 0.5
 _LOG_LINES_SHOWN: Final = 20
+
+_opener: Final = build_opener(ProxyHandler({}))
+"""Reaches this machine whatever proxy the environment names."""
 
 
 class StartFailed(RuntimeError):
-    """A local process did not start; the message is for the person who started it."""
+    """A local process did not start or stay up; the message is for the person who started it."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A child process, and where in its log it began to write."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log_path: Path
+    log_start: int
+
+    def end_of_log(self) -> str:
+        with self.log_path.open(encoding="utf-8", errors="replace") as log:
+            log.seek(self.log_start)
+            lines = deque(log, _LOG_LINES_SHOWN)
+        if not lines:
+            return f" It logged nothing ({self.log_path})."
+        return f" The end of {self.log_path}:\n{''.join(lines).rstrip()}"
+
+
+_parts: Final[set[_Part]] = set()
+"""What this process has started, is ready, and is to stay up."""
 
 
 def free_port() -> int:
@@ -43,12 +74,29 @@ def require_free(port: int, *, name: str) -> None:
 
 
 def answers(url: str, *, within_seconds: float) -> bool:
-    """Whether an HTTP server gives a success at `url` by then."""
+    """Whether an HTTP server of this machine answers at `url` by then, whatever it says."""
     try:
-        with urllib.request.urlopen(url, timeout=within_seconds):
+        with _opener.open(url, timeout=within_seconds):
             return True
+    except HTTPError:
+        return True
     except OSError:
         return False
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder for what a local process writes, unless it is there.
+
+    Raises:
+        StartFailed: it can't be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartFailed(f"The folder {path} can't be made: {error.strerror}.") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StartFailed(f"The folder {path} can't be written to: let this user do so.")
+    return path
 
 
 @contextmanager
@@ -59,12 +107,43 @@ def running(
     ready: Callable[[], bool],
     env: Mapping[str, str] | None = None,
     log_path: Path,
-    timeout_seconds: float = 30.0,
+    timeout_seconds: float = 60.0,
     cwd: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `command` in its own process group, from the time it is ready until the block ends."""
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    with log_path.open("ab") as log:
+    """Run `command` in its own process group, from the time it is ready until the block ends.
+
+    It ends with this process, too, however that ends.
+
+    Raises:
+        StartFailed: it can't be started, ends at once or is not ready in time.
+    """
+    part = _start(command, name, log_path, env=env, cwd=cwd)
+    with ends_with_us(part.process.pid):
+        try:
+            reason = _wait_until_ready(part.process, ready, timeout_seconds)
+            if reason is not None:
+                raise StartFailed(f"{name} {reason}.{part.end_of_log()}")
+            _parts.add(part)
+            yield part.process
+        finally:
+            _parts.discard(part)
+            _stop(part.process)
+
+
+def _start(
+    command: Sequence[str],
+    name: str,
+    log_path: Path,
+    *,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+) -> _Part:
+    make_folder(log_path.parent)
+    try:
+        log = log_path.open("ab")
+    except OSError as error:
+        raise StartFailed(f"{name} can't log to {log_path}: {error.strerror}.") from None
+    with log:
         log_start = log.tell()
         try:
             process = subprocess.Popen(
@@ -78,23 +157,16 @@ def running(
             )
         except OSError as error:
             raise StartFailed(f"{name} can't be started: {error}.") from error
-    try:
-        reason = _wait_until_ready(process, ready, timeout_seconds)
-        if reason is not None:
-            raise StartFailed(f"{name} {reason}.{_log_since(log_path, log_start)}")
-        yield process
-    finally:
-        _stop(process)
+    return _Part(name, process, log_path, log_start)
 
 
 def serve_until_stopped(server: AbstractContextManager[str]) -> int:
     """A script's main: print the server's address, keep it up until Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    heed_signals()
     try:
         with server as address:
             print(address, flush=True)
-            _wait_for_end_of_child()
-            raise StartFailed(f"The server at {address} has ended by itself.")
+            wait_until_a_part_ends()
     except KeyboardInterrupt:
         return 0
     except StartFailed as failure:
@@ -102,9 +174,42 @@ def serve_until_stopped(server: AbstractContextManager[str]) -> int:
         return 1
 
 
-def _wait_for_end_of_child() -> None:
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.pause()
+def heed_signals() -> None:
+    """Let Ctrl-C, SIGTERM and the closing of the terminal raise KeyboardInterrupt.
+
+    Whoever starts this process from a script with `&` has it ignore SIGINT, and all its children:
+    that ends here. The closing of the terminal stays ignored where it is: nohup is for that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _hang_up)
+
+
+def _hang_up(number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # the shell sends it once more
+    raise KeyboardInterrupt
+
+
+def wait_until_a_part_ends() -> NoReturn:
+    """Wait until something that is `running` ends by itself; what is merely stopped has not ended.
+
+    Raises:
+        StartFailed: one has ended by itself; the message names it.
+    """
+    while True:
+        for part in _parts:
+            if part.process.poll() is not None:
+                raise StartFailed(
+                    f"{part.name} has ended by itself ({_exit_in_words(part.process)})."
+                    f"{part.end_of_log()}"
+                )
+        time.sleep(_WATCH_SECONDS)
+
+
+def _exit_in_words(process: subprocess.Popen[bytes]) -> str:
+    code = process.returncode
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
 
 def _wait_until_ready(
@@ -115,33 +220,19 @@ def _wait_until_ready(
     while time.monotonic() < deadline:
         answered = ready()
         if process.poll() is not None:
-            return f"ended at once with exit code {process.returncode}"
+            return f"ended at once ({_exit_in_words(process)})"
         if answered:
             return None
         time.sleep(_POLL_SECONDS)
     return f"was not ready within {timeout_seconds:g} seconds"
 
 
-def _log_since(log_path: Path, start: int) -> str:
-    with log_path.open("rb") as log:
-        log.seek(start)
-        lines = log.read().decode(errors="replace").splitlines()
-    if not lines:
-        return f" It logged nothing ({log_path})."
-    return "\n".join([f" The end of {log_path}:", *lines[-_LOG_LINES_SHOWN:]])
-
-
 def _stop(process: subprocess.Popen[bytes]) -> None:
     try:
-        _signal_group(process, signal.SIGTERM)
-        process.wait(_STOP_SECONDS)
+        terminate_group(process.pid)
+        process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
         pass
     finally:
-        _signal_group(process, signal.SIGKILL)
+        signal_group(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _signal_group(process: subprocess.Popen[bytes], signal_number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal_number)

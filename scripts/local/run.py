@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
@@ -10,8 +9,10 @@ from typing import Final
 
 from rich.console import Console
 
+from deployments.loopback import exempt_loopback_from_proxies
 from scripts.local.parts import start_missing_parts
-from scripts.local.process import StartFailed
+from scripts.local.process import StartFailed, heed_signals, wait_until_a_part_ends
+from scripts.local.reaper import ends_with_us
 from tasks.mongo_errors import MongoError
 from tasks.settings import SettingsError, read_settings
 
@@ -21,7 +22,8 @@ _console: Final = Console()
 def main() -> int:
     """Start what is missing, sync once, stop what was started; 0 when every item is in."""
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    heed_signals()
+    exempt_loopback_from_proxies()
     try:
         with ExitStack() as parts:
             dashboard_is_ours = start_missing_parts(parts)
@@ -57,18 +59,19 @@ def _sync_once() -> int:
         env={**os.environ, **quiet},
         start_new_session=True,
     )
-    try:
-        return sync.wait()
-    except KeyboardInterrupt:
-        sync.terminate()
-        sync.wait()
-        raise
+    with ends_with_us(sync.pid):
+        try:
+            return sync.wait()
+        except KeyboardInterrupt:
+            sync.terminate()
+            sync.wait()
+            raise
 
 
 def _wait_for_interrupt() -> None:
     with suppress(KeyboardInterrupt):
         _console.print("\nEverything stays up until Ctrl-C.")
-        signal.pause()
+        wait_until_a_part_ends()
 
 
 if __name__ == "__main__":

@@ -11,8 +11,16 @@ from typing import Final
 
 from rich.console import Console
 
+from deployments.loopback import exempt_loopback_from_proxies
 from scripts.local.parts import LOCAL, start_missing_parts
-from scripts.local.process import StartFailed, answers, require_free, running, serve_until_stopped
+from scripts.local.process import (
+    StartFailed,
+    answers,
+    make_folder,
+    require_free,
+    running,
+    serve_until_stopped,
+)
 from tasks.mongo_errors import MongoError
 from tasks.settings import (
     SettingsError,
@@ -29,8 +37,10 @@ _console: Final = Console()
 
 def main() -> int:
     """Serve until Ctrl-C; 2 when something did not start."""
+    arguments = _parser().parse_args()
+    exempt_loopback_from_proxies()
     try:
-        return serve_until_stopped(_doors(_parser().parse_args().prefect_port))
+        return serve_until_stopped(_doors(arguments.prefect_port))
     except (SettingsError, MongoError) as failure:
         print(failure, file=sys.stderr)
         return 2
@@ -77,7 +87,7 @@ def _run_module(name: str) -> None:
 
 @contextmanager
 def _worker() -> Iterator[None]:
-    pool, log_path = read_environment_settings().work_pool, LOCAL / "worker.log"
+    pool, log_path = read_environment_settings().work_pool, make_folder(LOCAL) / "worker.log"
     log_path.unlink(missing_ok=True)
     with running(
         [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool],
@@ -85,7 +95,7 @@ def _worker() -> Iterator[None]:
         ready=lambda: "started!" in log_path.read_text(errors="replace"),
         env={**os.environ, **_WORKER_SETTINGS},
         log_path=log_path,
-        timeout_seconds=60.0,
+        timeout_seconds=120.0,
         cwd=_REPOSITORY,
     ):
         yield
@@ -101,7 +111,7 @@ def _rest_api() -> Iterator[str]:
         name="The REST API",
         ready=lambda: answers(f"{base_url}/health", within_seconds=5),
         log_path=LOCAL / "api.log",
-        timeout_seconds=60.0,
+        timeout_seconds=120.0,
         cwd=_REPOSITORY,
     ):
         yield base_url

@@ -35,7 +35,7 @@ def test_the_first_run_installs_seeds_syncs_and_tells(
     assert "success: 5 of 5 items are in" in first_run.stdout
     assert run_id_in(first_run.stdout)
     assert re.search(r"dashboard http://127\.0\.0\.1:\d+/runs/flow-run/", first_run.stdout)
-    assert processes_of(checkout) == []
+    wait_until(lambda: not processes_of(checkout))
 
 
 def test_a_second_run_reinstalls_nothing_and_keeps_everything_up_until_interrupted(

@@ -25,6 +25,9 @@ def prefect(prefect_api_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
     """A Prefect server that others use, too: so this is in an environment of its own."""
     monkeypatch.setenv("PREFECT_API_URL", prefect_api_url)
     monkeypatch.setenv("ADMIN_ENVIRONMENT", "again")
+    monkeypatch.setattr("sys.argv", ["deploy"])
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(variable, "")
     with get_client(sync_client=True) as client:
         yield client
         for name in NAMES:

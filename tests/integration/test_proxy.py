@@ -1,4 +1,7 @@
-"""A proxy that the environment names is used, as other programs on the machine use it."""
+"""A proxy that the environment names is used, as other programs on the machine use it.
+
+What is on this machine is reached without it.
+"""
 
 import json
 import threading
@@ -8,7 +11,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from deployments.deploy import main as deploy
+from scripts.local.process import answers, free_port
 from tasks.entities import ENTITY_TYPES, entity_type_named
 from tasks.hub.answer import UpsertOutcome
 from tasks.hub.client import HubAdminClient
@@ -29,8 +35,11 @@ def proxy() -> Iterator[Proxy]:
     proxy = Proxy()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.do_POST()
+
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
             proxy.asked_for.append(self.path)
             proxy.credentials = self.headers["Proxy-Authorization"]
             content = json.dumps({"ok": True, "sync_id": "by proxy"}).encode()
@@ -55,8 +64,11 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture(autouse=True)
 def _settings(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("http_proxy", "https_proxy", "no_proxy", "NO_PROXY", "all_proxy"):
+    for variable in ("http_proxy", "https_proxy", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(variable, "")  # what a command makes of it is undone
+        monkeypatch.delenv(variable)
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setenv("ADMIN_SYNC_TOKEN", "a-token")
     monkeypatch.setenv("ADMIN_ALLOW_INSECURE_HTTP", "true")
@@ -129,4 +141,23 @@ def test_a_host_that_is_exempt_is_asked_directly(
     outcome = send()
     assert outcome.error is not None
     assert outcome.error.code == "CONNECTION_ERROR"
+    assert proxy.asked_for == []
+
+
+def test_a_part_that_starts_here_is_asked_directly(proxy: Proxy) -> None:
+    assert not answers(f"http://127.0.0.1:{free_port()}/api/health", within_seconds=5)
+    assert proxy.asked_for == []
+
+
+def test_a_prefect_server_on_this_machine_is_asked_directly(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["deploy"])
+    nobody = {
+        PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api",
+        PREFECT_CLIENT_MAX_RETRIES: 0,
+    }
+    with temporary_settings(nobody):
+        assert deploy() == 1
+    assert "Prefect does not answer (ConnectError)" in capsys.readouterr().err
     assert proxy.asked_for == []

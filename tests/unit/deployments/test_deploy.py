@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,8 @@ import httpx
 import pytest
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.deploy import DeployFailed, deploy, main
 
@@ -102,8 +104,11 @@ def deployed(name: str, flow: str) -> Any:
 
 
 @pytest.fixture
-def prefect(monkeypatch: pytest.MonkeyPatch) -> Prefect:
+def prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Prefect]:
     prefect = Prefect()
+    monkeypatch.setattr("sys.argv", ["deploy"])
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(variable, "")
 
     @contextmanager
     def client(*, sync_client: bool) -> Iterator[Prefect]:
@@ -113,7 +118,8 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> Prefect:
     monkeypatch.setattr("deployments.deploy.get_client", client)
     monkeypatch.setattr("deployments.deploy.subprocess.run", prefect.run)
     monkeypatch.setattr("deployments.deploy.put_automations", Mock())
-    return prefect
+    with temporary_settings({PREFECT_API_URL: "http://prefect.example/api"}):
+        yield prefect
 
 
 def test_the_work_pool_is_made_where_it_is_missing(prefect: Prefect) -> None:
@@ -219,6 +225,36 @@ def test_a_prefect_that_does_not_answer_is_told(
     )
 
 
+def test_a_wrong_password_is_called_one(
+    prefect: Prefect, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = httpx.Request("POST", "http://prefect.example/api/work_pools/filter")
+    refusal = PrefectHTTPStatusError(
+        "401", request=request, response=httpx.Response(401, request=request)
+    )
+    monkeypatch.setattr(prefect, "read_work_pools", Mock(side_effect=refusal))
+    assert main() == 1
+    assert "Prefect refuses the password (HTTP 401)" in capsys.readouterr().err
+
+
+def test_an_address_without_a_prefect_api_is_told(
+    prefect: Prefect, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = JSONDecodeError("Expecting value", "<html>", 0)
+    monkeypatch.setattr(prefect, "read_work_pools", Mock(side_effect=page))
+    assert main() == 1
+    assert "PREFECT_API_URL" in capsys.readouterr().err
+
+
+def test_without_a_prefect_api_nothing_is_made(
+    prefect: Prefect, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        assert main() == 2
+    assert "PREFECT_API_URL is missing" in capsys.readouterr().err
+    assert prefect.commands == []
+
+
 @pytest.mark.parametrize("variable", ["ADMIN_ALERT_WEBHOOK_URL", "ADMIN_ENVIRONMENT"])
 def test_a_setting_that_is_malformed_is_told_before_anything_is_made(
     prefect: Prefect,
@@ -227,7 +263,7 @@ def test_a_setting_that_is_malformed_is_told_before_anything_is_made(
     variable: str,
 ) -> None:
     monkeypatch.setenv(variable, "Marked!")
-    assert main() == 1
+    assert main() == 2
     told = capsys.readouterr().err
     assert f"{variable} is " in told
     assert "Marked" not in told

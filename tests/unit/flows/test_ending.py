@@ -151,8 +151,8 @@ def test_an_attempt_that_is_taken_over_while_it_ends_ends_nothing(world: RunInMe
     run.stop_switch.stop(RUN_CANCELLED)
     reason = run.stop_switch.reason
 
-    def overtaken() -> StopReason | None:
-        answer = reason()
+    def overtaken(entity_type: str | None) -> StopReason | None:
+        answer = reason(entity_type)
         world.open()
         return answer
 

@@ -236,6 +236,7 @@ def test_a_sweep_that_fails_is_told_and_ends_no_run(
     monkeypatch.setattr(module, "end_dead_runs", Mock(side_effect=httpx.ConnectError("away")))
     beat(run, lambda: prefect.looks > 2)
     assert logger.warning.call_count == 1
+    assert "Prefect does not answer (ConnectError)" in str(logger.warning.call_args)
     assert not is_closed(run)
 
 
