@@ -9,6 +9,7 @@ from fastapi_offline import FastAPIOffline
 from prefect.client.orchestration import get_client
 
 from deployments.api import health, items, metrics, syncs
+from deployments.api.body_limit import BodyLimit
 from deployments.api.errors import UNAUTHORIZED, answer_errors_in_one_shape, error_response
 from deployments.api.followed_runs import FollowedRuns
 from deployments.api.guard import browser_guard
@@ -43,6 +44,8 @@ def create_app(settings: ApiSettings, mongo_settings: MongoSettings) -> FastAPI:
     for router in (syncs.router, items.router, health.router, metrics.router):
         app.include_router(router)
     answer_errors_in_one_shape(app)
+    app.add_middleware(BodyLimit)
+    # Comes before the limit: who is not let in is answered without reading the body.
     if settings.token is not None:
         _require_token(app, f"Bearer {settings.token.get_secret_value()}".encode())
     else:

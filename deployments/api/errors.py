@@ -67,6 +67,9 @@ INVALID: Final = ApiError(
     {"query.page": "Input should be greater than or equal to 1"},
 )
 UNREADABLE: Final = ApiError(HTTPStatus.BAD_REQUEST, "BAD_REQUEST", "The body is no JSON")
+BODY_TOO_LARGE: Final = ApiError(
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "BODY_TOO_LARGE", "The body is longer than 64 KiB"
+)
 UNAVAILABLE: Final = ApiError(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "UNAVAILABLE",

@@ -23,6 +23,7 @@ _PART_SECONDS: Final = 3.0
 router = APIRouter(tags=["state"])
 
 
+@router.head(HEALTH_PATH, include_in_schema=False)
 @router.get(
     HEALTH_PATH,
     summary="Tell whether a sync could run",
@@ -60,9 +61,9 @@ async def _mongodb_health(history: RunHistory) -> str:
 
 
 async def _prefect_health(deployment: SyncDeployment) -> str:
-    if await deployment.has_worker():
-        return "Prefect answers, and a worker is up"
-    return "Prefect answers, but no worker is up: runs wait until one is"
+    if obstacle := await deployment.obstacle():
+        raise PrefectUnavailable(obstacle)
+    return "Prefect answers, and a worker is up"
 
 
 async def _paces(figures: Figures) -> str:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from json import JSONDecodeError
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -18,8 +19,10 @@ from prefect.client.schemas.filters import (
     FlowRunFilterExpectedStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    WorkerFilter,
+    WorkerFilterStatus,
 )
-from prefect.client.schemas.objects import DeploymentStatus, FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
 from prefect.client.schemas.responses import (
     DeploymentResponse,
     OrchestrationResult,
@@ -28,9 +31,11 @@ from prefect.client.schemas.responses import (
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
 
+from deployments.api.work_pool import obstacle
 from flows.dashboard import name_of_run
 from flows.orders import time_of
 from flows.state_mirror import FLOW_NAME, database_tag, is_for_database
+from tasks.prefect_api import fault_in_words
 from tasks.settings import EnvironmentSettings
 from tasks.trail.runs import RunOptions, SyncMode
 
@@ -40,6 +45,8 @@ _SOON: Final = timedelta(seconds=5)
 """A run that is due so soon counts as due: Prefect's API tells its time a second or two late."""
 _NOT_BEGUN: Final = [StateType.PENDING, StateType.SCHEDULED]
 """States of a sync that is about to begin, the furthest first."""
+_ONLINE: Final = WorkerFilter(status=WorkerFilterStatus(any_=[WorkerStatus.ONLINE]))
+"""Workers that are up, and such as were a minute or two ago; not all that there have ever been."""
 
 
 class PrefectUnavailable(RuntimeError):
@@ -93,6 +100,7 @@ class SyncDeployment:
         Where there is one of that key already, return that one, and False.
         """
         deployment = await self._deployment(options.mode)
+        _work_pool_of(deployment)  # Without one, the run would wait for ever.
         request = {"request": uuid4().hex}
         async with _in_time():
             flow_run = await self._client.create_flow_run_from_deployment(
@@ -142,9 +150,21 @@ class SyncDeployment:
             except ObjectNotFound:
                 return None
 
-    async def has_worker(self) -> bool:
-        """Whether a worker has asked for work lately."""
-        return (await self._deployment(SyncMode.FULL)).status is DeploymentStatus.READY
+    async def obstacle(self) -> str | None:
+        """Return why no sync would begin, and what to do; None where one would."""
+        return await self.obstacle_to(await self._deployment(SyncMode.FULL))
+
+    async def obstacle_to(self, run: FlowRun | DeploymentResponse) -> str | None:
+        """Return why a flow run, or one of a deployment, would not begin; None where it would."""
+        pool_name, queue_id = _work_pool_of(run)
+        async with _in_time():
+            hello, pool, queue, workers = await asyncio.gather(
+                self._client.hello(),
+                self._client.read_work_pool(pool_name),
+                self._client.read_work_queue(queue_id),
+                self._client.read_workers_for_work_pool(pool_name, _ONLINE),
+            )
+        return obstacle(pool, queue, workers, time_of(hello.headers))
 
     async def _deployment(self, mode: SyncMode) -> DeploymentResponse:
         name = f"{FLOW_NAME}/{self._environment.named(mode.value)}"
@@ -161,11 +181,21 @@ async def _in_time() -> AsyncIterator[None]:
         raise PrefectUnavailable(
             f"Prefect lacks a deployment of {FLOW_NAME}: run `python -m deployments.deploy`"
         ) from None
-    except (httpx.HTTPError, TimeoutError) as error:
+    except (httpx.HTTPError, TimeoutError, JSONDecodeError) as error:
+        raise PrefectUnavailable(fault_in_words(error)) from None
+
+
+def _work_pool_of(run: FlowRun | DeploymentResponse) -> tuple[str, UUID]:
+    """Return the work pool, and the id of its queue, in which workers find a run.
+
+    Raises:
+        PrefectUnavailable: it was deleted.
+    """
+    if run.work_pool_name is None or run.work_queue_id is None:
         raise PrefectUnavailable(
-            f"Prefect does not answer ({type(error).__name__}): "
-            "check PREFECT_API_URL and that the server is up"
-        ) from None
+            f"A deployment of {FLOW_NAME} has no work pool: run `python -m deployments.deploy`"
+        )
+    return run.work_pool_name, run.work_queue_id
 
 
 def _place_in_line(flow_run: FlowRun) -> tuple[int, datetime]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from prefect.cli import app
-from prefect.server.database.configurations import AioSqliteConfiguration
+from prefect.server.database.configurations import SQLITE_BEGIN_MODE, AioSqliteConfiguration
 from prefect.server.database.dependencies import set_database_config
 from prefect.server.utilities.database import get_dialect
 from prefect.settings import get_current_settings
@@ -27,6 +27,9 @@ class SqliteWriterConfiguration(AioSqliteConfiguration):
         with_for_update: bool = True,  # noqa: ARG002 - the base class's parameter
     ) -> AsyncGenerator[AsyncSessionTransaction, None]:
         async with super().begin_transaction(session, with_for_update=True) as transaction:
+            await session.connection()
+            # It has begun. A read that the server nests in it would else wait for it to end.
+            SQLITE_BEGIN_MODE.set("DEFERRED")
             yield transaction
 
 

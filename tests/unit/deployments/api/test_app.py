@@ -1,5 +1,6 @@
 """The application: who is let in, and which paths there are."""
 
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from unittest.mock import AsyncMock
 
@@ -21,7 +22,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     monkeypatch.setenv("ADMIN_API_TOKEN", TOKEN)
     monkeypatch.setenv("MONGODB_URI", "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=10")
     app = create_app(read_api_settings(), read_mongo_settings())
-    app.state.deployment = SimpleNamespace(has_worker=AsyncMock(return_value=True))
+    app.state.deployment = SimpleNamespace(obstacle=AsyncMock(return_value=None))
     return app
 
 
@@ -77,6 +78,22 @@ def test_health_asks_for_no_token(app: FastAPI) -> None:
     assert answer.status_code == 503
     assert answer.json()["mongodb"]["message"].startswith("MongoDB does not answer")
     assert answer.json()["prefect"]["ok"] is True
+    assert ask(app, "HEAD", "/api/health").status_code == 503
+
+
+def test_a_long_body_is_refused_and_without_the_token_not_even_read(app: FastAPI) -> None:
+    is_read = False
+
+    async def long_body() -> AsyncIterator[bytes]:
+        nonlocal is_read
+        is_read = True
+        yield b"x" * 70_000
+
+    path = "/api/admin/sync/run"
+    assert ask(app, "POST", path, content=long_body()).status_code == 401
+    assert not is_read
+    answer = ask(app, "POST", path, content=long_body(), headers=BEARER)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "BODY_TOO_LARGE")
 
 
 def test_a_mongodb_that_is_away_is_told(app: FastAPI) -> None:

@@ -23,10 +23,10 @@ def _settings_of_a_sync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def told(
-    *, prefect: Any = True, mongodb: Any = None, paces: dict[str, float] | Exception | None = None
+    *, prefect: Any = None, mongodb: Any = None, paces: dict[str, float] | Exception | None = None
 ) -> tuple[int, Health]:
     """Return the answer where the parts answer that, or raise it."""
-    deployment = Mock(has_worker=AsyncMock(side_effect=[prefect]))
+    deployment = Mock(obstacle=AsyncMock(side_effect=[prefect]))
     history = Mock(ping=Mock(side_effect=[mongodb]))
     figures = Mock(paces=Mock(side_effect=[paces or {}]))
     response = Response()
@@ -56,15 +56,10 @@ def test_the_settings_are_told_where_it_can_not_be_told_what_is_paced() -> None:
     assert answer.hub.message == "The settings for Stage 1 are complete"
 
 
-def test_without_a_worker_runs_wait_and_nothing_is_ill() -> None:
-    status, answer = told(prefect=False)
-    assert (status, answer.ok) == (200, True)
-    assert "no worker is up" in answer.prefect.message
-
-
 @pytest.mark.parametrize(
     ("parts", "ill", "message"),
     [
+        ({"prefect": "no worker is up"}, "prefect", "no worker is up"),
         ({"prefect": PrefectUnavailable("no deployment")}, "prefect", "no deployment"),
         ({"mongodb": MongoUnavailable("it is away")}, "mongodb", "it is away"),
         (

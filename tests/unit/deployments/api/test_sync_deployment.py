@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from json import JSONDecodeError
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock, Mock
@@ -11,16 +12,25 @@ from uuid import uuid4
 import httpx
 import pytest
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import DeploymentStatus, FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, StateType, Worker, WorkPool, WorkQueue
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound
 
 from deployments.api.sync_deployment import PrefectUnavailable, RunEnded, SyncDeployment
+from tasks.prefect_api import fault_in_words
 from tasks.settings import read_environment_settings
 from tasks.trail.runs import RunOptions, SyncMode
 
 NOT_FOUND = ObjectNotFound(ValueError())
 FLOW_RUN_ID = str(uuid4())
+_REQUEST = httpx.Request("GET", "http://prefect.example/api")
+WRONG_PASSWORD = httpx.HTTPStatusError(
+    "marked", request=_REQUEST, response=httpx.Response(401, request=_REQUEST)
+)
+
+
+def start(deployment: SyncDeployment) -> Awaitable[Any]:
+    return deployment.start(RunOptions("a test", ("tenant",)), "a key")
 
 
 @pytest.fixture
@@ -63,7 +73,9 @@ def test_of_due_runs_of_the_database_the_furthest_and_then_the_first_is_told(cli
 def test_a_sync_is_started_as_it_was_asked_for(client: Any, mode: SyncMode) -> None:
     options = RunOptions("REST API", ("tenant",), mode, dry_run=True)
     deployment_id = uuid4()
-    client.read_deployment_by_name.return_value = SimpleNamespace(id=deployment_id)
+    client.read_deployment_by_name.return_value = SimpleNamespace(
+        id=deployment_id, work_pool_name="backoffice", work_queue_id=uuid4()
+    )
     _, is_new = asyncio.run(deployment_of(client).start(options, "a key"))
     client.read_deployment_by_name.assert_awaited_once_with(f"admin-sync/{mode.value}")
     started = client.create_flow_run_from_deployment.await_args
@@ -90,7 +102,7 @@ def test_an_environment_sees_its_own_deployments_only(
     asyncio.run(deployment_of(client).due_run())
     asked = client.read_flow_runs.await_args.kwargs["deployment_filter"]
     assert asked.name.any_ == ["full-staging", "changed-staging"]
-    asyncio.run(deployment_of(client).has_worker())
+    asyncio.run(deployment_of(client).obstacle())
     client.read_deployment_by_name.assert_awaited_once_with("admin-sync/full-staging")
 
 
@@ -115,27 +127,67 @@ def test_a_run_that_prefect_does_not_know_is_none(client: Any) -> None:
     assert asyncio.run(deployment_of(client).flow_run(FLOW_RUN_ID)) is None
 
 
-@pytest.mark.parametrize("status", DeploymentStatus)
-def test_a_deployment_is_ready_while_a_worker_asks_for_work(
-    client: Any, status: DeploymentStatus
+@pytest.mark.parametrize(
+    ("silent_seconds", "told"), [(0, None), (20, "No worker of the work pool backoffice is up")]
+)
+def test_a_sync_begins_while_a_worker_speaks_by_the_clock_of_prefect(
+    client: Any, silent_seconds: int, told: str | None
 ) -> None:
-    client.read_deployment_by_name.return_value = SimpleNamespace(status=status)
-    is_ready = asyncio.run(deployment_of(client).has_worker())
-    assert is_ready is (status is DeploymentStatus.READY)
+    queue_id, heard = uuid4(), datetime(2024, 1, 1, 12, tzinfo=UTC)
+    heard -= timedelta(seconds=silent_seconds)
+    client.read_deployment_by_name.return_value = SimpleNamespace(
+        work_pool_name="backoffice", work_queue_id=queue_id
+    )
+    client.read_work_pool.return_value = WorkPool(
+        name="backoffice", type="process", default_queue_id=queue_id
+    )
+    client.read_work_queue.return_value = WorkQueue(name="default", work_pool_id=uuid4())
+    client.read_workers_for_work_pool.return_value = [
+        Worker.model_validate(
+            {
+                "name": "a worker",
+                "work_pool_id": uuid4(),
+                "last_heartbeat_time": heard,
+                "heartbeat_interval_seconds": 6,
+            }
+        )
+    ]
+    answer = asyncio.run(deployment_of(client).obstacle())
+    assert answer is told if told is None else answer and answer.startswith(told)
+    client.read_work_pool.assert_awaited_once_with("backoffice")
+    client.read_work_queue.assert_awaited_once_with(queue_id)
+
+
+def test_where_the_work_pool_was_deleted_nothing_is_started_and_that_is_told(client: Any) -> None:
+    client.read_deployment_by_name.return_value = SimpleNamespace(
+        work_pool_name=None, work_queue_id=None
+    )
+    for call in (SyncDeployment.obstacle, start):
+        with pytest.raises(PrefectUnavailable, match=r"no work pool: run `python -m deployments"):
+            asyncio.run(call(deployment_of(client)))
+    client.create_flow_run_from_deployment.assert_not_awaited()
 
 
 CALLS: list[Callable[[SyncDeployment], Awaitable[Any]]] = [
     SyncDeployment.due_run,
-    SyncDeployment.has_worker,
-    lambda deployment: deployment.start(RunOptions("a test", ("tenant",)), "a key"),
+    SyncDeployment.obstacle,
+    start,
     lambda deployment: deployment.cancel(FLOW_RUN_ID),
     lambda deployment: deployment.flow_run(FLOW_RUN_ID),
 ]
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("fault", [httpx.ConnectError("http://marked"), TimeoutError("marked")])
-def test_a_prefect_that_does_not_answer_is_told(client: Any, call: Any, fault: Exception) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        httpx.ConnectError("http://marked"),
+        TimeoutError("marked"),
+        JSONDecodeError("marked", "<html>", 0),
+        WRONG_PASSWORD,
+    ],
+)
+def test_a_prefect_that_does_not_do_it_is_told(client: Any, call: Any, fault: Any) -> None:
     for method in (
         "read_flow_run",
         "read_flow_runs",
@@ -145,10 +197,7 @@ def test_a_prefect_that_does_not_answer_is_told(client: Any, call: Any, fault: E
         getattr(client, method).side_effect = fault
     with pytest.raises(PrefectUnavailable) as raised:
         asyncio.run(call(deployment_of(client)))
-    assert str(raised.value) == (
-        f"Prefect does not answer ({type(fault).__name__}): "
-        "check PREFECT_API_URL and that the server is up"
-    )
+    assert str(raised.value) == fault_in_words(fault)
 
 
 @pytest.mark.parametrize("call", CALLS[1:3])
