@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final, TypeAlias
@@ -78,7 +78,7 @@ def _publish_dry_run(flow_run: FlowRun, run: RunRecord) -> None:
 def _publish_failures(
     flow_run: FlowRun, run: RunRecord, what: str, history: RunHistory, limit: int
 ) -> None:
-    failures = history.failures(run.id, limit)
+    failures = list(history.failures(run.id, limit))
     if failures:
         _publish(
             flow_run,
@@ -191,7 +191,7 @@ def _failure_row(step: StepRecord) -> _Row:
     }
 
 
-def _change_rows(steps: Sequence[StepRecord]) -> Iterator[_Row]:
+def _change_rows(steps: Iterable[StepRecord]) -> Iterator[_Row]:
     for step in steps:
         for change in step.changes or ():
             yield {

@@ -164,7 +164,7 @@ class _Sweep:
     def _flow_run(self, flow_run_id: str) -> FlowRun | None:
         try:
             return self._prefect.read_flow_run(UUID(flow_run_id))
-        except ObjectNotFound:
+        except (ObjectNotFound, ValueError):  # an id that is no UUID is none of Prefect's
             return None
 
     def _free_slot_of_deleted(self, flow_run: FlowRun) -> None:

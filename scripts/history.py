@@ -1,10 +1,14 @@
 """Shows the latest runs, or what became of a run or an item, as the audit trail tells it."""
 
 import argparse
+import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from textwrap import indent
+from typing import Final, Generic, NoReturn
 
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
@@ -22,10 +26,9 @@ from scripts.run_tables import (
 from tasks.entities import ENTITY_NAMES
 from tasks.mongo_errors import MongoError
 from tasks.settings import SettingsError, read_mongo_settings
-from tasks.trail.fields import RunId
+from tasks.trail.fields import RecordType, RunId
 from tasks.trail.history import Page, RunHistory, run_history
-from tasks.trail.item_history import ItemDetails, ItemHistory, item_history
-from tasks.trail.items import ItemRecord
+from tasks.trail.item_history import ItemDetails, ItemEntry, ItemHistory, item_history
 from tasks.trail.runs import RunRecord
 from tasks.trail.steps import StepRecord
 
@@ -34,32 +37,69 @@ _SHOWN: Final = 20
 _MOST_SHOWN: Final = 10_000
 _STEPS_SHOWN: Final = 50
 _SLOWEST_SHOWN: Final = 10
+_ROWS: Final = 200
+"""How many rows a table of a long list has: MongoDB is read, and a table laid out, so far."""
+_INDENT: Final = 2
+_NEXT: Final = ",\n"
 
 
 class NotOnRecord(LookupError):
     """The audit trail has no run and no item of the name that was asked for."""
 
 
-class View(BaseModel, ABC):
+class View(ABC):
     """Facts of the audit trail: JSON as they are, or tables."""
-
-    model_config = ConfigDict(frozen=True)
 
     @abstractmethod
     def tables(self) -> Iterator[Table]:
-        """Return the facts as tables."""
+        """Yield the facts as tables."""
+
+    @abstractmethod
+    def as_json(self) -> Iterator[str]:
+        """Yield the facts as JSON, piece by piece."""
 
 
-class LatestRuns(View):
-    """Runs, newest first."""
+class Facts(BaseModel, View):
+    """Facts that are read as a whole."""
 
-    runs: list[RunRecord]
+    model_config = ConfigDict(frozen=True)
+
+    def as_json(self) -> Iterator[str]:
+        yield self.model_dump_json(by_alias=True, indent=_INDENT, ensure_ascii=True)
+
+
+@dataclass(frozen=True)
+class Records(View, Generic[RecordType]):
+    """A list that may be very long: it is read while it is printed.
+
+    Attributes:
+        name: what JSON calls it.
+        records: what is in it.
+        table: makes a table of some of it, with the caption that it is given.
+        nothing: the caption of an empty list.
+    """
+
+    name: str
+    records: Iterator[RecordType]
+    table: Callable[[Sequence[RecordType], str | None], Table]
+    nothing: str
 
     def tables(self) -> Iterator[Table]:
-        yield run_table(self.runs)
+        first = list(islice(self.records, _ROWS))
+        yield self.table(first, None if first else self.nothing)
+        while rows := list(islice(self.records, _ROWS)):
+            yield self.table(rows, None)
+
+    def as_json(self) -> Iterator[str]:
+        before = f'{{\n  "{self.name}": [\n'
+        for record in self.records:
+            text = record.model_dump_json(by_alias=True, indent=_INDENT, ensure_ascii=True)
+            yield before + indent(text, 2 * _INDENT * " ")
+            before = _NEXT
+        yield "\n  ]\n}" if before == _NEXT else f'{{\n  "{self.name}": []\n}}'
 
 
-class RunDetails(View):
+class RunDetails(Facts):
     """A run, its first failures, what it would change first, and its slowest items."""
 
     run: RunRecord
@@ -71,7 +111,7 @@ class RunDetails(View):
         yield run_head(self.run)
         yield stage_table(self.run)
         if self.failures:
-            yield _failure_table(self.failures, caption=self._where_all(self.failures, "--failed"))
+            yield _failure_table(self.failures, self._where_all(self.failures, "--failed"))
         if self.changes:
             yield change_table(self.changes, self._where_all(self.changes, "--changes"))
         if self.slowest:
@@ -85,36 +125,16 @@ class RunDetails(View):
         )
 
 
-class RunFailures(View):
-    """All failures of a run."""
-
-    failures: list[StepRecord]
-
-    def tables(self) -> Iterator[Table]:
-        caption = None if self.failures else "No item has failed"
-        yield _failure_table(self.failures, caption=caption)
-
-
-class RunChanges(View):
-    """All that a dry run would change."""
-
-    changes: list[StepRecord]
-
-    def tables(self) -> Iterator[Table]:
-        caption = None if self.changes else "Nothing is on record that would change"
-        yield change_table(self.changes, caption)
-
-
-class NotIn(View):
+class NotIn(Facts):
     """Items that are not in now, longest first."""
 
-    not_in: Page[ItemRecord]
+    not_in: Page[ItemEntry]
 
     def tables(self) -> Iterator[Table]:
         yield not_in_table(self.not_in)
 
 
-class Items(View):
+class Items(Facts):
     """The items of a name: one, or one of each entity type that has it."""
 
     items: list[ItemDetails]
@@ -131,14 +151,10 @@ def main() -> int:
     try:
         settings = read_mongo_settings()
         view = _view(run_history(settings), item_history(settings), arguments)
+        _print(view, as_json=arguments.json)
     except (SettingsError, MongoError, NotOnRecord) as error:
         print(error, file=sys.stderr)
         return 2
-    if arguments.json:
-        _print_json(view)
-    else:
-        for table in view.tables():
-            print_table(table)
     return 0
 
 
@@ -201,20 +217,23 @@ def _view(runs: RunHistory, items: ItemHistory, arguments: argparse.Namespace) -
     return Items(items=_items_named(items, arguments.name, arguments.limit))
 
 
-def _latest_runs(history: RunHistory, limit: int, *, only_failed: bool) -> LatestRuns:
-    runs = history.unsuccessful_runs(limit) if only_failed else history.runs(1, limit).items
-    return LatestRuns(runs=runs)
+def _latest_runs(history: RunHistory, limit: int, *, only_failed: bool) -> View:
+    runs = history.unsuccessful_runs(limit) if only_failed else history.latest_runs(limit)
+    return Records("runs", runs, run_table, "No run to show")
 
 
 def _view_of_run(history: RunHistory, run: RunRecord, arguments: argparse.Namespace) -> View:
     if arguments.failed:
-        return RunFailures(failures=history.failures(run.id))
+        failures = history.failures(run.id)
+        return Records("failures", failures, _failure_table, "No item has failed")
     if arguments.changes:
-        return RunChanges(changes=history.changes(run.id))
+        changes = history.changes(run.id)
+        nothing = "Nothing is on record that would change"
+        return Records("changes", changes, change_table, nothing)
     return RunDetails(
         run=run,
-        failures=history.failures(run.id, _STEPS_SHOWN),
-        changes=history.changes(run.id, _STEPS_SHOWN) if run.dry_run else [],
+        failures=list(history.failures(run.id, _STEPS_SHOWN)),
+        changes=list(history.changes(run.id, _STEPS_SHOWN)) if run.dry_run else [],
         slowest=history.slowest(run.id, _SLOWEST_SHOWN),
     )
 
@@ -233,16 +252,32 @@ def _items_named(history: ItemHistory, name: str, limit: int) -> list[ItemDetail
     raise NotOnRecord(f"There is no run and no item {name!r}; {_COMMAND} lists the latest runs")
 
 
+def _print(view: View, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(view)
+    else:
+        for table in view.tables():
+            print_table(table)
+
+
 def _print_json(view: View) -> None:
     try:
-        print(view.model_dump_json(by_alias=True, indent=2, ensure_ascii=True), flush=True)
+        for text in view.as_json():
+            print(text, end="")
+        print(flush=True)
     except BrokenPipeError:
         literal_console().on_broken_pipe()
 
 
-def _failure_table(steps: list[StepRecord], caption: str | None) -> Table:
+def _failure_table(steps: Sequence[StepRecord], caption: str | None) -> Table:
     return failure_table(steps, title="Failures", caption=caption, with_requests=True)
 
 
+def leave(status: int) -> NoReturn:
+    """End the process without the half second that PyMongo waits for its threads at an exit."""
+    sys.stdout.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -6,15 +6,17 @@ from typing import Final
 
 from rich.table import Table
 
-from scripts.run_tables import folding, literal, number, time_of, titled_table, whole
+from scripts.run_tables import UNKNOWN, folding, literal, number, time_of, titled_table, whole
+from tasks.trail.fields import ForeignDocument
 from tasks.trail.history import Page
+from tasks.trail.item_history import ItemEntry
 from tasks.trail.items import Confirmed, ItemRecord
 from tasks.trail.steps import StepRecord
 
 _OK: Final = "ok"
 
 
-def not_in_table(items: Page[ItemRecord]) -> Table:
+def not_in_table(items: Page[ItemEntry]) -> Table:
     """Return a table of items that are not in now."""
     table = titled_table(
         whole("entity"),
@@ -27,6 +29,9 @@ def not_in_table(items: Page[ItemRecord]) -> Table:
         caption=_left_out(items) if items.items else "No item is on record as not in",
     )
     for item in items.items:
+        if isinstance(item, ForeignDocument):
+            table.add_row(*[UNKNOWN] * (len(table.columns) - 1), literal(item.document))
+            continue
         error = item.last.error if item.last else None
         table.add_row(
             item.entity_type,
@@ -123,6 +128,6 @@ def change_table(steps: Sequence[StepRecord], caption: str | None) -> Table:
     return table
 
 
-def _left_out(shown: Page[ItemRecord] | Page[StepRecord]) -> str | None:
+def _left_out(shown: Page[ItemEntry] | Page[StepRecord]) -> str | None:
     left_out = shown.total - len(shown.items)
     return f"{left_out} more are not shown: --limit shows more" if left_out > 0 else None

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from tasks.trail.fields import ForeignDocument
+from tasks.trail.history import RunEntry
 from tasks.trail.runs import RunRecord
 from tasks.trail.stages import RunStatus, StageRecord, Totals
 from tasks.trail.steps import StepRecord, StepState
@@ -24,7 +26,7 @@ _STYLE_BY_STATUS: Final = {
     RunStatus.PENDING: "dim",
     RunStatus.RUNNING: "cyan",
 }
-_UNKNOWN: Final = "-"
+UNKNOWN: Final = "-"
 
 
 def literal_console() -> Console:
@@ -90,7 +92,7 @@ def status_text(status: RunStatus) -> Text:
 def literal(text: str | None) -> str:
     """Return text from outside on one line, with characters that don't print written out."""
     if text is None:
-        return _UNKNOWN
+        return UNKNOWN
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
@@ -101,12 +103,12 @@ def counts_of(record: RunRecord | StageRecord) -> list[str]:
     """Return the counts of a run or stage that has ended; of another one they are not known."""
     counts: Totals = record.totals if isinstance(record, RunRecord) else record
     numbers = (counts.total, counts.success, counts.failed, counts.skipped)
-    return [str(count) if record.finished_at else _UNKNOWN for count in numbers]
+    return [str(count) if record.finished_at else UNKNOWN for count in numbers]
 
 
 def seconds_of(record: RunRecord | StageRecord) -> str:
     """Return how long a run or stage took."""
-    return _UNKNOWN if record.seconds is None else f"{record.seconds:.1f}"
+    return UNKNOWN if record.seconds is None else f"{record.seconds:.1f}"
 
 
 def time_of(moment: datetime | None) -> str:
@@ -114,8 +116,8 @@ def time_of(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else literal(None)
 
 
-def run_table(runs: Sequence[RunRecord]) -> Table:
-    """Return a table of runs, one a line."""
+def run_table(runs: Sequence[RunEntry], caption: str | None) -> Table:
+    """Return a table of runs, one a line; the caption stands below it, None for nothing."""
     table = Table(
         whole("run_id"),
         whole("status"),
@@ -127,10 +129,14 @@ def run_table(runs: Sequence[RunRecord]) -> Table:
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=0,
-        caption=None if runs else "No run to show",
+        caption=caption,
         caption_justify="left",
     )
     for run in runs:
+        if isinstance(run, ForeignDocument):
+            unknown = [UNKNOWN] * (len(table.columns) - 2)
+            table.add_row(literal(str(run.id)), *unknown, literal(run.document))
+            continue
         table.add_row(
             str(run.id),
             status_text(run.status),

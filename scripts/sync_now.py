@@ -39,7 +39,7 @@ from tasks.mongo_errors import MongoError
 from tasks.prefect_api import fault_in_words, require_prefect_api
 from tasks.settings import SettingsError, read_settings
 from tasks.trail.audit_trail import audit_trail
-from tasks.trail.history import Page, RunHistory, run_history
+from tasks.trail.history import RunHistory, StepPage, run_history
 from tasks.trail.runs import RunRecord
 from tasks.trail.stages import RunStatus, StageRecord
 from tasks.trail.steps import StepRecord
@@ -55,7 +55,7 @@ class _Outcome:
     """A run that has ended, and its items that are not in, as the audit trail has them."""
 
     run: RunRecord
-    not_in: Page[StepRecord]
+    not_in: StepPage
 
 
 def main() -> int:
@@ -183,14 +183,11 @@ def _tell(state: State[Any], outcome: _Outcome | None, flow_run: FlowRun) -> int
 
 def _tell_outcome(outcome: _Outcome) -> None:
     print_table(stage_table(outcome.run))
-    if outcome.not_in.items:
-        left_out = outcome.not_in.total - len(outcome.not_in.items)
+    steps = [step for step in outcome.not_in.items if isinstance(step, StepRecord)]
+    if steps:
+        left_out = outcome.not_in.total - len(steps)
         caption = f"{left_out} more in sync_steps" if left_out else None
-        print_table(
-            failure_table(
-                outcome.not_in.items, title="Not in", caption=caption, with_requests=False
-            )
-        )
+        print_table(failure_table(steps, title="Not in", caption=caption, with_requests=False))
 
 
 if __name__ == "__main__":

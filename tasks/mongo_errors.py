@@ -21,7 +21,8 @@ UNIQUE_INDEX: Final = 11000
 _UNAUTHORIZED: Final = 13
 _AUTHENTICATION_FAILED: Final = 18
 _VALIDATION: Final = 121
-_INDEX_CONFLICTS: Final = (85, 86)
+INDEX_CONFLICTS: Final = (85, 86)
+"""MongoDB's codes for an index whose name or key another one has, with other options."""
 _RIGHT: Final = re.compile(r'not authorized on (\S+) to execute command \{ (\w+): (?:"([^"]*)")?')
 _UNIQUE: Final = re.compile(r"collection: (\S+) index: (\S+)")
 _INDEX_NAME: Final = re.compile(r'name: \\?"([^"\\]+)')
@@ -114,7 +115,7 @@ def _reason(fault: Mapping[str, Any]) -> str:
         return f"{collection} holds another document with this key (unique index {index})"
     if code == _VALIDATION:
         return "a document does not pass the validation rule (validator) of its collection"
-    if code in _INDEX_CONFLICTS:
+    if code in INDEX_CONFLICTS:
         name = _INDEX_NAME.search(text)
         index = f" {name[1]}" if name else ""
         return f"the index{index} is there with other options: drop it, and it is made anew"

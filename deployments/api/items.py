@@ -16,8 +16,7 @@ from deployments.api.models import ITEM_RESPONSE, ITEMS_RESPONSE
 from deployments.api.syncs import BEARER, PageLimit, PageNumber
 from tasks.entities import EntityName
 from tasks.trail.history import Page
-from tasks.trail.item_history import ItemDetails
-from tasks.trail.items import ItemRecord
+from tasks.trail.item_history import ItemDetails, ItemEntry
 
 router = APIRouter(
     prefix="/api/admin/sync/items",
@@ -39,7 +38,7 @@ def list_items(
     ] = None,
     page: PageNumber = 1,
     limit: PageLimit = 50,
-) -> Page[ItemRecord]:
+) -> Page[ItemEntry]:
     """Items of the Stage 1 that was sent to last; those that are not in, or gone, longest first."""
     return items.items(page, limit, is_in=is_in, entity_type=entity_type, gone=gone)
 

@@ -1,7 +1,7 @@
 """`GET /api/metrics` for Prometheus: the audit trail in figures, computed at each scrape."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Final
@@ -20,9 +20,10 @@ from deployments.api.dependencies import SyncFigures, SyncItems
 from deployments.api.errors import UNAUTHORIZED, UNAVAILABLE, error_responses
 from deployments.api.syncs import BEARER
 from tasks.entities import ENTITY_NAMES
-from tasks.trail.figures import EntityFigures, Figures
+from tasks.trail.figures import Figures
 from tasks.trail.item_history import ItemCounts, ItemHistory
-from tasks.trail.stages import REQUEST_BOUNDS_MS, REQUEST_BUCKETS, RequestTimes, StageTotals
+from tasks.trail.run_sums import EntityFigures
+from tasks.trail.stages import REQUEST_BOUNDS_MS, REQUEST_BUCKETS, RequestTimes, RunStatus
 
 _BY_TYPE: Final = ["entity_type"]
 _BOUNDS: Final = [
@@ -45,24 +46,17 @@ class SyncMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics; every entity type and status is there, from zero."""
-        figures = dict.fromkeys(ENTITY_NAMES, EntityFigures()) | self._figures.by_entity_type()
+        runs = self._figures.sum()
+        figures = dict.fromkeys(ENTITY_NAMES, EntityFigures()) | dict(runs.by_entity_type)
         yield _items(figures)
         yield _requests(figures)
         yield _request_seconds(figures)
         yield _last_success(figures)
-        yield self._runs()
+        yield _runs(runs.by_status)
         yield _pace(self._figures.paces())
         counts = self._items.counts()
         yield _not_in(counts)
         yield _gone(counts)
-
-    def _runs(self) -> Metric:
-        runs = GaugeMetricFamily(
-            "admin_sync_runs", "Runs on record, dry ones too.", labels=["status"]
-        )
-        for status, count in self._figures.runs_by_status().items():
-            runs.add_metric([status.value], count)
-        return runs
 
 
 @router.get(
@@ -83,22 +77,14 @@ def metrics(figures: SyncFigures, items: SyncItems) -> Response:
 def _items(figures: dict[str, EntityFigures]) -> Metric:
     items = CounterMetricFamily(
         "admin_sync_items",
-        "Items of stages that have ended, without dry runs.",
+        "Items of stages that have ended, without dry runs; a run that is retried counts the most "
+        "that each outcome has come to.",
         labels=[*_BY_TYPE, "outcome"],
     )
     for entity_type, of_type in figures.items():
-        for outcome, count in _by_outcome(of_type.items).items():
+        for outcome, count in of_type.items.items():
             items.add_metric([entity_type, outcome], count)
     return items
-
-
-def _by_outcome(items: StageTotals) -> dict[str, int]:
-    return {
-        "success": items.success,
-        "failed": items.failed,
-        "skipped": items.skipped - items.unchanged,
-        "unchanged": items.unchanged,
-    }
 
 
 def _requests(figures: dict[str, EntityFigures]) -> Metric:
@@ -135,6 +121,13 @@ def _last_success(figures: dict[str, EntityFigures]) -> Metric:
         if of_type.last_success is not None:
             age.add_metric([entity_type], (now - of_type.last_success).total_seconds())
     return age
+
+
+def _runs(by_status: Mapping[str, int]) -> Metric:
+    runs = GaugeMetricFamily("admin_sync_runs", "Runs on record, dry ones too.", labels=["status"])
+    for status in RunStatus:
+        runs.add_metric([status.value], by_status.get(status.value, 0))
+    return runs
 
 
 def _pace(paces: dict[str, float]) -> Metric:

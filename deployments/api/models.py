@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.api.errors import RUN_ID_EXAMPLE, Responses
 from tasks.entities import ENTITY_NAMES, EntityName, in_sync_order
+from tasks.trail.history import StepPage
 from tasks.trail.items import Confirmed, ItemRecord
 from tasks.trail.runs import RunErrorRecord, RunOptions, RunRecord, SyncMode
 from tasks.trail.stages import RunStatus, StageRecord, Totals
@@ -117,7 +118,7 @@ _RUN_EXAMPLE: Final = {
 RUN_RESPONSE: Final = _example(_RUN_EXAMPLE)
 RUNS_RESPONSE: Final = _example(_page_of(_RUN_EXAMPLE))
 _STEPS_EXAMPLE: Final = _page_of({**_example_of(StepRecord), "ok": False})
-STEPS_RESPONSE: Final = _example(_STEPS_EXAMPLE)
+STEPS_RESPONSE: Final = _example({**_STEPS_EXAMPLE, "next": _example_of(StepPage)["next"]})
 _CONFIRMED_EXAMPLE: Final = _example_of(Confirmed)
 _ITEM_EXAMPLE: Final = {
     **_example_of(ItemRecord),

@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from deployments.api.dependencies import Deployment, Followed, History, Retry, Trail
 from deployments.api.errors import (
+    BODY_TOO_LARGE,
     FOREIGN_PAGE,
     INVALID,
     NO_SUCH_RUN,
@@ -29,19 +30,21 @@ from deployments.api.models import (
     RunStarted,
     SyncRequest,
 )
-from deployments.api.sync_deployment import RunEnded, SyncDeployment
+from deployments.api.sync_deployment import PrefectUnavailable, RunEnded, SyncDeployment
 from flows.ending import cancel_in_trail
 from flows.state_mirror import mirror_state, open_run_of
 from tasks.entities import EntityName
 from tasks.errors import FLOW_RUN_DELETED
 from tasks.trail.audit_trail import AuditTrail
 from tasks.trail.fields import RunId, RunKey
-from tasks.trail.history import Page, RunHistory
+from tasks.trail.history import Page, RunEntry, RunHistory, StepPage
 from tasks.trail.runs import RunOptions, RunRecord
 from tasks.trail.stages import RunStatus
-from tasks.trail.steps import StepRecord
+from tasks.trail.step_cursor import CURSOR_PATTERN, StepCursor
 
 API_TRIGGER: Final = "REST API"
+_OBSTACLE_SECONDS: Final = 2.0
+"""How long the start of a sync, which Prefect has by then, waits to hear whether it begins."""
 BEARER: Final = Depends(HTTPBearer(auto_error=False, description="ADMIN_API_TOKEN, if set"))
 
 PageNumber = Annotated[int, Query(ge=1, le=1_000_000, description="Which page, from 1.")]
@@ -58,7 +61,7 @@ router = APIRouter(
     "/run",
     status_code=HTTPStatus.ACCEPTED,
     summary="Start a sync",
-    responses=error_responses(SYNC_RUNNING, UNREADABLE, FOREIGN_PAGE),
+    responses=error_responses(SYNC_RUNNING, UNREADABLE, BODY_TOO_LARGE, FOREIGN_PAGE),
 )
 async def start_sync(
     deployment: Deployment,
@@ -67,7 +70,10 @@ async def start_sync(
     followed: Followed,
     asked: Annotated[SyncRequest | None, Body()] = None,
 ) -> RunStarted:
-    """Hand a sync to Prefect and answer at once; without a body, a full one of all types."""
+    """Hand a sync to Prefect and answer at once; without a body, a full one of all types.
+
+    It waits while no worker is up or the work pool is paused; the message says so.
+    """
     options = (asked or SyncRequest()).options(API_TRIGGER)
     await asyncio.to_thread(retry.await_mongodb)
     flow_run, is_new = await _start(deployment, trail, options)
@@ -75,11 +81,12 @@ async def start_sync(
     if not is_new:
         raise _already_running(run_id, flow_run.name)
     followed.follow(trail, str(flow_run.id))
-    return RunStarted(run_id=str(run_id), status=RunStatus.PENDING, message="Sync started")
+    message = await _told_of(deployment, flow_run)
+    return RunStarted(run_id=str(run_id), status=RunStatus.PENDING, message=message)
 
 
 @router.get("/runs", summary="List runs", responses=RUNS_RESPONSE)
-def list_runs(history: History, page: PageNumber = 1, limit: PageLimit = 50) -> Page[RunRecord]:
+def list_runs(history: History, page: PageNumber = 1, limit: PageLimit = 50) -> Page[RunEntry]:
     """Runs, newest first."""
     return history.runs(page, limit)
 
@@ -89,9 +96,12 @@ def list_runs(history: History, page: PageNumber = 1, limit: PageLimit = 50) -> 
     summary="Show a run",
     responses=RUN_RESPONSE | error_responses(NO_SUCH_RUN),
 )
-def show_run(history: History, run_id: RunKey) -> RunRecord:
+def show_run(history: History, run_id: RunKey) -> RunEntry:
     """Status, totals and first errors of a run; the counts are final once it has ended."""
-    return _existing_run(history, run_id)
+    entry = history.entry(run_id)
+    if entry is None:
+        raise NO_SUCH_RUN
+    return entry
 
 
 @router.get(
@@ -106,17 +116,26 @@ def list_steps(
     limit: PageLimit = 50,
     ok: Annotated[bool | None, Query(description="Only items that are in, or are not.")] = None,
     entity_type: Annotated[EntityName | None, Query(description="Only items of this type.")] = None,
-) -> Page[StepRecord]:
+    after: Annotated[
+        str | None,
+        Query(
+            pattern=CURSOR_PATTERN,
+            description="`next` of the page before: pages count from there. So each page of a long "
+            "list comes as soon as the first one; a high `page` does not.",
+        ),
+    ] = None,
+) -> StepPage:
     """Outcome of each item, oldest first."""
     _existing_run(history, run_id)
-    return history.steps(run_id, page, limit, ok=ok, entity_type=entity_type)
+    cursor = StepCursor.parsed(after) if after else None
+    return history.steps(run_id, page, limit, ok=ok, entity_type=entity_type, after=cursor)
 
 
 @router.post(
     "/runs/{run_id}/cancel",
     status_code=HTTPStatus.ACCEPTED,
     summary="Cancel a sync",
-    responses=error_responses(NO_SUCH_RUN, RUN_FINISHED, FOREIGN_PAGE),
+    responses=error_responses(NO_SUCH_RUN, RUN_FINISHED, BODY_TOO_LARGE, FOREIGN_PAGE),
 )
 async def cancel_sync(
     deployment: Deployment, trail: Trail, history: History, followed: Followed, run_id: RunKey
@@ -152,6 +171,16 @@ async def _start(
             return flow_run, is_new
         # It was cancelled before it was on record. Once it is, there is another key.
         await asyncio.to_thread(mirror_state, trail, flow_run, flow_run.state)
+
+
+async def _told_of(deployment: SyncDeployment, flow_run: FlowRun) -> str:
+    """Return whether a sync that Prefect has will begin, as far as Prefect tells soon."""
+    try:
+        async with asyncio.timeout(_OBSTACLE_SECONDS):
+            obstacle = await deployment.obstacle_to(flow_run)
+    except (PrefectUnavailable, TimeoutError):
+        return "Prefect has the sync, and does not tell whether a worker is up"
+    return f"The sync waits. {obstacle}" if obstacle else "Sync started"
 
 
 async def _require_none_under_way(deployment: SyncDeployment, trail: AuditTrail) -> None:

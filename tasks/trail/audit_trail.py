@@ -1,5 +1,6 @@
 """AuditTrail: the collections `sync_runs`, `sync_steps` and `sync_items`, as a run uses them."""
 
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -11,20 +12,26 @@ from tasks.mongo import Document, MongoRetry, mongo_retry, trail_database
 from tasks.settings import MongoSettings
 from tasks.trail.counting import Counting
 from tasks.trail.gone import Gone
+from tasks.trail.indexes import make_indexes
 from tasks.trail.items import ITEM_INDEXES, Items
-from tasks.trail.ownership import Ownership
+from tasks.trail.ownership import TURN_INDEX, Ownership
 from tasks.trail.runs import RUN_INDEXES, Runs
 from tasks.trail.stages import Stages
 from tasks.trail.step_buffer import StepBuffer
 from tasks.trail.steps import STEP_EXPIRY, STEP_INDEXES, Steps
 from tasks.trail.stops import Stops
 
+_logger: Final = logging.getLogger(__name__)
+
 _DURABLE: Final = WriteConcern(w="majority", j=True)
 """Lets a record outlive a MongoDB that is killed, and a primary that is lost."""
 _MAJORITY: Final = WriteConcern(w="majority")
 """Does not wait for the journal: an outcome that is lost leaves its item in doubt, as announced."""
-_UNUSED_STEP_INDEX: Final = "request_id_1_ok_1"
-"""Index of versions that decided from `sync_steps` what is unchanged."""
+_RUN_INDEXES_USED_NO_MORE: Final = ("active_1",)
+_STEP_INDEXES_USED_NO_MORE: Final = (
+    "request_id_1_ok_1",
+    "run_id_1_ok_1_created_at_1__id_1",
+)
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,11 @@ def audit_trail(settings: MongoSettings) -> AuditTrail:
     sync_runs = backoffice.get_collection("sync_runs", write_concern=_DURABLE)
     sync_steps = backoffice.get_collection("sync_steps", write_concern=_DURABLE)
     sync_items = backoffice.get_collection("sync_items", write_concern=_DURABLE)
-    retry.call(lambda: _make_indexes(sync_runs, sync_steps, sync_items))
-    retry.call(lambda: _expire(sync_steps, settings.steps_retention_days))
+    retry.call(lambda: sync_runs.create_indexes([TURN_INDEX]))
+    for hindrance in retry.call(lambda: _make_indexes(sync_runs, sync_steps, sync_items)):
+        _logger.warning(hindrance)
+    if (days := settings.steps_retention_days) is not None:
+        retry.call(lambda: _expire(sync_steps, days))
     lost_in_a_crash = sync_items.with_options(write_concern=_MAJORITY)
     buffer = StepBuffer(sync_steps, lost_in_a_crash, retry)
     return trail_of(sync_runs, sync_steps, sync_items, buffer, retry)
@@ -89,21 +99,20 @@ def trail_of(
 
 def _make_indexes(
     runs: Collection[Document], steps: Collection[Document], items: Collection[Document]
-) -> None:
-    runs.create_indexes(RUN_INDEXES)
-    steps.create_indexes(STEP_INDEXES)
-    items.create_indexes(ITEM_INDEXES)
-    if _UNUSED_STEP_INDEX in steps.index_information():
-        steps.drop_index(_UNUSED_STEP_INDEX)
+) -> list[str]:
+    """Make the indexes that a run can do without; return why one could not be made."""
+    return [
+        *make_indexes(runs, RUN_INDEXES, _RUN_INDEXES_USED_NO_MORE),
+        *make_indexes(steps, STEP_INDEXES, _STEP_INDEXES_USED_NO_MORE),
+        *make_indexes(items, ITEM_INDEXES),
+    ]
 
 
-def _expire(steps: Collection[Document], days: int | None) -> None:
-    """Let MongoDB delete steps that many days after their last change; None: never."""
+def _expire(steps: Collection[Document], days: int) -> None:
+    """Let MongoDB delete steps that many days after their last change; 0: never."""
     present = steps.index_information().get(STEP_EXPIRY)
-    wanted = None if days is None else days * 86_400
-    if wanted == (present and present["expireAfterSeconds"]):
-        return
-    if present:
+    wanted = days * 86_400
+    if present and present["expireAfterSeconds"] != wanted:
         steps.drop_index(STEP_EXPIRY)
-    if wanted is not None:
+    if wanted:
         steps.create_index("updated_at", name=STEP_EXPIRY, expireAfterSeconds=wanted)

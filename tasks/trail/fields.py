@@ -3,16 +3,18 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from bson import ObjectId
+from bson import ObjectId, json_util
 from bson.errors import InvalidId
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     InstanceOf,
     PlainSerializer,
+    ValidationError,
     WithJsonSchema,
 )
 
@@ -26,6 +28,32 @@ class Record(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+RecordType = TypeVar("RecordType", bound=Record)
+
+
+class ForeignDocument(Record):
+    """A document of another shape than ours, shown as it is."""
+
+    id: "Text" = Field(validation_alias="_id", examples=["507f1f77bcf86cd799439014"])
+    document: str = Field(examples=['{"note": "somebody was here"}'])
+    """All of it, as MongoDB's extended JSON."""
+
+
+def readable(record_type: type[RecordType], document: dict[str, Any]) -> RecordType | None:
+    """Return a document as a record; None for one of another shape."""
+    try:
+        return record_type.model_validate(document)
+    except ValidationError:
+        return None
+
+
+def shown(record_type: type[RecordType], document: dict[str, Any]) -> RecordType | ForeignDocument:
+    """Return a document as a record, or as what it is."""
+    return readable(record_type, document) or ForeignDocument.model_validate(
+        {"_id": document["_id"], "document": json_util.dumps(document)}
+    )
 
 
 def stored(record: Record) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """ItemHistory: reads items and the story of each, as the doors show them; never writes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 from pymongo import ASCENDING, DESCENDING
@@ -12,13 +12,13 @@ from pymongo.database import Database
 from tasks.entities import ENTITY_NAMES
 from tasks.mongo import Document, MongoRetry, mongo_operation, mongo_retry, trail_database
 from tasks.settings import MongoSettings
+from tasks.trail.fields import ForeignDocument, readable, shown
 from tasks.trail.history import Page
 from tasks.trail.items import ItemRecord
 from tasks.trail.runs import NEWEST_FIRST, RunRecord
 from tasks.trail.steps import NEWEST_STEP_FIRST, StepRecord
 
-_RUNS_AT_ONCE: Final = 10
-"""How many runs are read at once: the newest tell of every type, as a rule."""
+ItemEntry: TypeAlias = ItemRecord | ForeignDocument
 _THERE: Final = {"$exists": True}
 _NOT_THERE: Final = {"$exists": False}
 _STILL_ENABLED: Final = {"gone_since": _THERE, "confirmed.body.enabled": {"$ne": False}}
@@ -71,7 +71,7 @@ class ItemHistory:
         is_in: bool | None = None,
         entity_type: str | None = None,
         gone: bool | None = None,
-    ) -> Page[ItemRecord]:
+    ) -> Page[ItemEntry]:
         """Return a page of the items; pages count from 1.
 
         They come by type and natural key; those that are not in, or gone, longest first.
@@ -91,7 +91,13 @@ class ItemHistory:
             order = _LONGEST_NOT_IN_FIRST
         elif gone:
             order = _LONGEST_GONE_FIRST
-        return self._page(_each(wanted, match), order, page, limit)
+        found = _each(wanted, match)
+        return Page(
+            page=page,
+            limit=limit,
+            total=self._items.count_documents(found),
+            items=[shown(ItemRecord, each) for each in self._some(found, order, page, limit)],
+        )
 
     @mongo_operation
     def counts(self) -> dict[str, ItemCounts]:
@@ -109,13 +115,13 @@ class ItemHistory:
     def newly_failing(self, run: RunRecord, limit: int) -> Page[ItemRecord]:
         """Return the first items that a run did not bring in, and that have failed since then."""
         match = {"not_in_since": {"$gte": run.started_at}, "last.run_id": run.id}
-        return self._page(_each(_hubs_of(run), match), _LONGEST_NOT_IN_FIRST, 1, limit)
+        return self._first(_each(_hubs_of(run), match), _LONGEST_NOT_IN_FIRST, limit)
 
     @mongo_operation
     def still_failing(self, run: RunRecord, limit: int) -> Page[ItemRecord]:
         """Return the first items of a run's types that have not been in since before it."""
         match = {"not_in_since": {"$lt": run.started_at}}
-        return self._page(_each(_hubs_of(run), match), _LONGEST_NOT_IN_FIRST, 1, limit)
+        return self._first(_each(_hubs_of(run), match), _LONGEST_NOT_IN_FIRST, limit)
 
     @mongo_operation
     def recovered(self, run: RunRecord, limit: int) -> Page[ItemRecord]:
@@ -125,19 +131,19 @@ class ItemHistory:
             "recovered.since": {"$lt": run.started_at},
             "not_in_since": _NOT_THERE,
         }
-        return self._page(match, _BY_KEY, 1, limit)
+        return self._first(match, _BY_KEY, limit)
 
     @mongo_operation
     def gone(self, run: RunRecord, limit: int) -> Page[ItemRecord]:
         """Return the first items of a run's types that are gone and still enabled."""
-        return self._page(_each(_hubs_of(run), _STILL_ENABLED), _LONGEST_GONE_FIRST, 1, limit)
+        return self._first(_each(_hubs_of(run), _STILL_ENABLED), _LONGEST_GONE_FIRST, limit)
 
     @mongo_operation
     def records(self, entity_type: str, natural_key: str) -> list[ItemRecord]:
         """Return an item's records, one for each Stage 1 ever, the latest outcome first."""
         match = {"entity_type": entity_type, "natural_key": natural_key}
         found = self._items.find(match).sort(_LATEST_OUTCOME_FIRST)
-        return [ItemRecord.model_validate(document) for document in found]
+        return [item for each in found if (item := readable(ItemRecord, each))]
 
     @mongo_operation
     def story(self, entity_type: str, natural_key: str, page: int, limit: int) -> Page[StepRecord]:
@@ -148,7 +154,7 @@ class ItemHistory:
             page=page,
             limit=limit,
             total=self._steps.count_documents(match),
-            items=[StepRecord.model_validate(document) for document in found.limit(limit)],
+            items=[step for each in found.limit(limit) if (step := readable(StepRecord, each))],
         )
 
     def item(self, entity_type: str, natural_key: str, page: int, limit: int) -> ItemDetails | None:
@@ -159,32 +165,35 @@ class ItemHistory:
 
     def _hubs_now(self) -> dict[str, str]:
         """Return the Stage 1 that each type with items was last sent to."""
-        missing = set(self._items.distinct("entity_type"))
-        hubs: dict[str, str] = {}
+        hubs = {name: self._hub_now(name) for name in self._items.distinct("entity_type")}
+        return {entity_type: hub for entity_type, hub in hubs.items() if hub}
+
+    def _hub_now(self, entity_type: str) -> str | None:
+        sent = {"$elemMatch": {"entity_type": entity_type, "hub": {"$gt": ""}}}
         stages = {"stages.entity_type": True, "stages.hub": True}
-        runs = self._runs.find({"dry_run": {"$ne": True}}, stages, batch_size=_RUNS_AT_ONCE)
-        for run in runs.sort(NEWEST_FIRST):
-            if not missing:
-                break
-            for stage in run["stages"]:
-                if stage["entity_type"] in missing and stage.get("hub"):
-                    hubs[stage["entity_type"]] = stage["hub"]
-                    missing.remove(stage["entity_type"])
-        return hubs
+        run = self._runs.find_one(
+            {"dry_run": {"$ne": True}, "stages": sent}, stages, sort=list(NEWEST_FIRST.items())
+        )
+        found = run["stages"] if run else ()
+        hubs = (each.get("hub") for each in found if each.get("entity_type") == entity_type)
+        return next((hub for hub in hubs if hub), None)
 
     def _count(self, hub: str, entity_type: str, match: Document) -> int:
         return self._items.count_documents({"hub": hub, "entity_type": entity_type, **match})
 
-    def _page(
-        self, match: Document, order: Mapping[str, int], page: int, limit: int
-    ) -> Page[ItemRecord]:
-        found = self._items.find(match).sort(order).skip((page - 1) * limit).limit(limit)
+    def _first(self, match: Document, order: Mapping[str, int], limit: int) -> Page[ItemRecord]:
+        found = self._some(match, order, 1, limit)
         return Page(
-            page=page,
+            page=1,
             limit=limit,
             total=self._items.count_documents(match),
-            items=[ItemRecord.model_validate(document) for document in found],
+            items=[item for each in found if (item := readable(ItemRecord, each))],
         )
+
+    def _some(
+        self, match: Document, order: Mapping[str, int], page: int, limit: int
+    ) -> Iterable[Document]:
+        return self._items.find(match).sort(order).skip((page - 1) * limit).limit(limit)
 
 
 @lru_cache(maxsize=8)

@@ -1,5 +1,6 @@
 """`sync_items`: one document for each item of each Stage 1, as it is now."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -8,10 +9,13 @@ from pydantic import Field
 from pymongo import ASCENDING, IndexModel, InsertOne, UpdateOne
 from pymongo.collection import Collection
 
+from tasks.entities import label_of
 from tasks.errors import ItemError
 from tasks.mongo import Document, MongoRetry, mongo_operation
 from tasks.trail.bulk import is_inserted_as_it_is, write_all
-from tasks.trail.fields import Record, RunKey, Text, UtcTime
+from tasks.trail.fields import Record, RunKey, Text, UtcTime, readable
+
+_logger: Final = logging.getLogger(__name__)
 
 ItemWrite: TypeAlias = InsertOne[Document] | UpdateOne
 IDS_KEPT: Final = 100
@@ -22,7 +26,9 @@ UNKNOWN_DIGEST: Final = ""
 _NOT_KNOWN: Final = dict.fromkeys(("confirmed.body", "last", "recovered"), False)
 """Fields that deciding does not need, and takes long to read."""
 _SETTLED: Final[Document] = {
-    "confirmed": {"$exists": True},
+    "confirmed.request_id": {"$type": "string"},
+    "confirmed.digest": {"$type": "string"},
+    "source_id": {"$exists": True},
     "in_doubt.0": {"$exists": False},
     "not_in_since": {"$exists": False},
     "gone_since": {"$exists": False},
@@ -187,10 +193,19 @@ class Items:
     def known(
         self, hub: str, entity_type: str, natural_keys: Sequence[str]
     ) -> dict[str, ItemRecord]:
-        """Return what is known of items, without their bodies and last outcomes."""
+        """Return what is known of items, without their bodies and last outcomes.
+
+        A document of another shape is set aside: it stays, and its item is new.
+        """
         match = _items(hub, entity_type, natural_keys)
         found = self._items.find(match, _NOT_KNOWN, batch_size=len(natural_keys))
-        return {item["natural_key"]: ItemRecord.model_validate(item) for item in found}
+        known = {}
+        for document in found:
+            if item := readable(ItemRecord, document):
+                known[item.natural_key] = item
+            else:
+                self._set_aside(document)
+        return known
 
     @mongo_operation
     def settled(
@@ -231,6 +246,16 @@ class Items:
         """Note that items which had been gone are in the source again."""
         match = _items(hub, entity_type, natural_keys)
         self._items.update_many(match, {"$unset": {"gone_since": True}})
+
+    def _set_aside(self, document: Document) -> None:
+        """Let a document of another shape stand under no natural key, which is a text."""
+        key = document["natural_key"]
+        _logger.warning(
+            "sync_items: the document of %s has another shape, and was set aside",
+            label_of(key, document["_id"]),
+        )
+        aside = {"$set": {"natural_key": {"set_aside": key}}}
+        self._items.update_one({"_id": document["_id"]}, aside)
 
 
 def _items(hub: str, entity_type: str, natural_keys: Sequence[str]) -> Document:

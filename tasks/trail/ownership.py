@@ -6,31 +6,49 @@ earlier attempt still writes no longer fits the document.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Final
 
-from pymongo import ASCENDING, ReturnDocument
+from pymongo import ASCENDING, IndexModel, ReturnDocument
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 from pymongo.write_concern import WriteConcern
 
 from tasks.entities import ENTITY_NAMES
+from tasks.errors import StopReason
 from tasks.mongo import Document, MongoRetry, mongo_operation
-from tasks.trail.fields import RunAttempt, RunId
+from tasks.trail.fields import RunAttempt, RunId, readable, stored
 from tasks.trail.runs import (
     ACTIVE,
     INACTIVE,
     RunOptions,
+    RunRecord,
     as_fields,
     not_newer_than,
     opening_stage,
 )
-from tasks.trail.stages import UNFINISHED, RunStatus
+from tasks.trail.stages import UNFINISHED, RunStatus, StageRecord
 
 SILENT_SECONDS: Final = 45.0
 """A process that was not heard of for so long is gone; it is heard of each second."""
+_IS_A_RUN: Final = {"flow_run_id": {"$gte": ""}}
+"""Match documents that name a flow run; others in `sync_runs` are none of ours."""
+TURN_INDEX: Final = IndexModel(
+    [("active", ASCENDING)],
+    name="one_run_has_the_turn",
+    unique=True,
+    partialFilterExpression={"active": True, **_IS_A_RUN},
+)
 _ALIVE_NOW: Final = {"$currentDate": {"alive_at": True}}
+_SILENT_MS: Final = {
+    "$cond": [
+        {"$eq": [{"$type": "$alive_at"}, "date"]},
+        {"$subtract": ["$$NOW", "$alive_at"]},
+        None,
+    ]
+}
 _SOON: Final = WriteConcern(w=1, j=False)
 
 
@@ -80,11 +98,11 @@ class Ownership:
         }
         if added := _missing(run["stages"], options.entities):
             begun["stages"] = _in_sync_order([*run["stages"], *added])
-        if not run["attempt"]:
+        if not run.get("attempt"):
             begun["started_at"] = at
         try:
             taken = self._runs.find_one_and_update(
-                {"_id": run_id, "attempt": run["attempt"], **not_newer_than(at, "$lte")},
+                {"_id": run_id, "attempt": run.get("attempt"), **not_newer_than(at, "$lte")},
                 {"$inc": {"attempt": 1}, "$set": {**begun, **ACTIVE}, **_ALIVE_NOW},
                 projection={"attempt": True},
                 return_document=ReturnDocument.AFTER,
@@ -122,6 +140,21 @@ class Ownership:
         return bool(kept.matched_count)
 
     @mongo_operation
+    def restore(self, run: RunRecord, stages: Sequence[StageRecord], reason: StopReason) -> None:
+        """Write the document of a run anew, which somebody has deleted.
+
+        It has no turn any more: the run is stopped, and only its end is recorded.
+        """
+        document = stored(run)
+        document["_id"] = document.pop("id")
+        document["stages"] = [_stored_stage(stage) for stage in stages]
+        document["stopped_because"] = asdict(reason)
+        for name in INACTIVE:
+            document.pop(name, None)
+        with suppress(DuplicateKeyError):
+            self._runs.insert_one(document)
+
+    @mongo_operation
     def suspend(self, run_id: RunId, message: str, at: datetime) -> None:
         """Note that a run is suspended since `at`, by Prefect's clock, unless that is older news.
 
@@ -135,7 +168,7 @@ class Ownership:
     @mongo_operation
     def holder(self) -> RunId | None:
         """Return the run that has the turn, None where none has."""
-        run = self._runs.find_one(ACTIVE, {"_id": True})
+        run = self._runs.find_one({**ACTIVE, **_IS_A_RUN}, {"_id": True})
         return run["_id"] if run else None
 
     @mongo_operation
@@ -150,25 +183,27 @@ class Ownership:
         return self._unfinished()
 
     def _unfinished(self) -> list[UnfinishedRun]:
-        runs = self._runs.aggregate(
+        documents = self._runs.aggregate(
             [
                 {"$match": {"status": {"$in": list(UNFINISHED)}}},
                 {"$sort": {"active": -1, "started_at": ASCENDING}},
-                {"$addFields": {"silent_ms": {"$subtract": ["$$NOW", "$alive_at"]}}},
-                {"$project": {"flow_run_id": True, "mirrored_at": True, "silent_ms": True}},
+                {"$addFields": {"silent_ms": _SILENT_MS}},
             ]
         )
-        return [_unfinished_run(run) for run in runs]
+        runs = ((readable(RunRecord, each), each["silent_ms"]) for each in documents)
+        return [_unfinished_run(run, silent_ms) for run, silent_ms in runs if run]
 
 
-def _unfinished_run(run: Document) -> UnfinishedRun:
-    silent_ms = run["silent_ms"]
-    return UnfinishedRun(
-        run["_id"],
-        run["flow_run_id"],
-        None if silent_ms is None else silent_ms / 1000,
-        run.get("mirrored_at"),
-    )
+def _unfinished_run(run: RunRecord, silent_ms: int | None) -> UnfinishedRun:
+    silent_seconds = None if silent_ms is None else silent_ms / 1000
+    return UnfinishedRun(run.id, run.flow_run_id, silent_seconds, run.mirrored_at)
+
+
+def _stored_stage(stage: StageRecord) -> Document:
+    document = stored(stage)
+    document["requests"] = asdict(stage.requests) if stage.requests else None
+    document["stopped_because"] = asdict(stage.stopped_because) if stage.stopped_because else None
+    return document
 
 
 def _missing(stages: Sequence[Document], entities: Sequence[str]) -> list[Document]:

@@ -13,14 +13,26 @@ from pymongo.collection import Collection
 
 from tasks.errors import StopReason
 from tasks.mongo import Document, MongoRetry, mongo_operation
-from tasks.trail.fields import Record, RunId, RunKey, UtcTime, stored
-from tasks.trail.stages import RunStatus, StageRecord, StageTotals, Totals, seconds_between
+from tasks.trail.fields import Record, RunId, RunKey, UtcTime, readable, stored
+from tasks.trail.stages import (
+    RunStatus,
+    StageRecord,
+    StageTotals,
+    Totals,
+    most_of,
+    seconds_between,
+)
 
 RUN_INDEXES: Final = [
     IndexModel([("flow_run_id", ASCENDING)], unique=True),
     IndexModel([("started_at", DESCENDING), ("_id", DESCENDING)]),
+    IndexModel([("status", ASCENDING), ("started_at", DESCENDING), ("_id", DESCENDING)]),
     IndexModel(
-        [("active", ASCENDING)], unique=True, partialFilterExpression={"active": {"$eq": True}}
+        [("stages.entity_type", ASCENDING), ("started_at", DESCENDING), ("_id", DESCENDING)]
+    ),
+    IndexModel(
+        [("counted_at", ASCENDING), ("_id", ASCENDING)],
+        partialFilterExpression={"counted_at": {"$exists": True}},
     ),
 ]
 ACTIVE: Final[Mapping[str, Any]] = {"active": True}
@@ -166,13 +178,15 @@ class Runs:
         So it is where another attempt has begun since the run was read. `at` is when Prefect has
         noted this end, by its clock; None where it has not.
         """
-        ended = {"status": status, "message": message, **_counts(run, stages, errors)}
-        as_read = {"_id": run.id, "attempt": run.attempt}
-        ending: Document = {"$set": ended, "$unset": INACTIVE}
+        ending = _recounted(run, stages, errors)
+        ending["$set"] |= {"status": status, "message": message}
+        ending["$unset"] = INACTIVE
+        # Older versions did not count attempts.
+        as_read: Document = {"_id": run.id, "attempt": run.attempt or {"$in": [0, None]}}
         if at is None:
-            ending["$currentDate"] = {"finished_at": True}
+            ending["$currentDate"] |= {"finished_at": True}
         else:
-            ended |= {"mirrored_at": at, "finished_at": at}
+            ending["$set"] |= {"mirrored_at": at, "finished_at": at}
             as_read |= not_newer_than(at, "$lte")
         return bool(self._runs.update_one(as_read, ending).matched_count)
 
@@ -183,13 +197,13 @@ class Runs:
         """Let a run and its stages count what `stages` say; False where they do."""
         if run.stages == stages and run.totals == sum_of(stages):
             return False
-        self._runs.update_one({"_id": run.id}, {"$set": _counts(run, stages, errors)})
+        self._runs.update_one({"_id": run.id}, _recounted(run, stages, errors))
         return True
 
 
 def run_record(document: Document | None) -> RunRecord | None:
-    """Return a document of `sync_runs` as a record; None for none."""
-    return None if document is None else RunRecord.model_validate(document)
+    """Return a document of `sync_runs` as a record; None for none, or one of another shape."""
+    return None if document is None else readable(RunRecord, document)
 
 
 def sum_of(stages: Sequence[StageRecord]) -> Totals:
@@ -218,18 +232,28 @@ def not_newer_than(at: datetime, comparison: str) -> Document:
     return {"$or": [{"mirrored_at": None}, {"mirrored_at": {comparison: at}}]}
 
 
-def _counts(
+def _recounted(
     run: RunRecord, stages: Sequence[StageRecord], errors: Sequence[RunErrorRecord]
 ) -> Document:
-    """Return the change that makes a run count what `stages` say; of them, only what differs."""
+    """Return the change that makes a run count what `stages` say; of them, only what differs.
+
+    `counted_at`, by MongoDB's clock, tells those who keep sums of runs to look again.
+    """
     changed = {
         f"stages.{index}.{name}": value
         for index, (before, after) in enumerate(zip(run.stages, stages, strict=True))
         for name, value in after
         if value != getattr(before, name)
     }
-    return {
+    counts = {
         "totals": sum_of(stages).model_dump(),
         "errors": [error.model_dump() for error in errors],
         **changed,
     }
+    change: Document = {
+        "$set": counts,
+        "$currentDate": {"counted_at": True},
+    }
+    for index, stage in enumerate(stages):
+        change.setdefault("$max", {}).update(most_of(stage, index))
+    return change

@@ -25,6 +25,8 @@ REQUEST_BOUNDS_MS: Final = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_0
 """Upper bounds of the buckets that requests are counted in, in milliseconds."""
 REQUEST_BUCKETS: Final = tuple(f"{bound:g}" for bound in REQUEST_BOUNDS_MS)
 """Names of the buckets in `sync_runs`."""
+OUTCOMES: Final = ("success", "failed", "skipped", "unchanged")
+"""What becomes of an item, as `StageTotals.by_outcome` counts it."""
 _SOON: Final = WriteConcern(w=1, j=False)
 
 
@@ -88,6 +90,16 @@ class StageTotals(Totals):
         return self.total - self.superseded
 
     @property
+    def by_outcome(self) -> dict[str, int]:
+        """Items by outcome, each counted once: those that are unchanged are not skipped, too."""
+        return {
+            "success": self.success,
+            "failed": self.failed,
+            "skipped": self.skipped - self.unchanged,
+            "unchanged": self.unchanged,
+        }
+
+    @property
     def outcome(self) -> RunStatus:
         """Status that the counts alone say; nothing to do is a success."""
         if self.items_in == self.wanted:
@@ -143,6 +155,13 @@ class RequestTimes:
             REQUEST_BUCKETS[bisect_left(REQUEST_BOUNDS_MS, duration)] for duration in durations_ms
         )
         return cls(len(durations_ms), sum(durations_ms) / 1000, buckets)
+
+    def __add__(self, other: "RequestTimes") -> "RequestTimes":
+        return RequestTimes(
+            self.count + other.count,
+            self.seconds + other.seconds,
+            Counter(self.buckets) + Counter(other.buckets),
+        )
 
 
 class StageRecord(StageTotals):
@@ -201,7 +220,7 @@ class Stages:
     ) -> None:
         """Note how a stage ended at `at`, and with how many items."""
         ended = {"status": status, "finished_at": at, "pace": None, **totals.model_dump()}
-        self._change(attempt, entity_type, ended)
+        self._change(attempt, entity_type, ended, most_of(totals, "$"))
 
     def count_requests(self, attempt: RunAttempt, entity_type: str, times: RequestTimes) -> None:
         """Add requests to those of a stage: a measure, not worth waiting for nor failing for."""
@@ -228,11 +247,29 @@ class Stages:
             _logger.warning("A measure is missing in the metrics: %s", type(error).__name__)
 
     @mongo_operation
-    def _change(self, attempt: RunAttempt, entity_type: str, change: Document) -> None:
+    def _change(
+        self,
+        attempt: RunAttempt,
+        entity_type: str,
+        change: Document,
+        most: Document | None = None,
+    ) -> None:
+        changed = {f"stages.$.{name}": value for name, value in change.items()}
         self._runs.update_one(
             {**attempt.as_match(), "stages.entity_type": entity_type},
-            {"$set": {f"stages.$.{name}": value for name, value in change.items()}},
+            {"$set": changed, **({"$max": most} if most else {})},
         )
+
+
+def most_of(totals: StageTotals, position: int | str) -> Document:
+    """Return what `$max` keeps of a stage: the most that each outcome has ever come to.
+
+    Counts fall when a run that is retried brings in what had failed; counters of Prometheus must
+    not. Stages of older versions lack these fields.
+    """
+    return {
+        f"stages.{position}.most_{outcome}": count for outcome, count in totals.by_outcome.items()
+    }
 
 
 def seconds_between(started: datetime | None, finished: datetime | None) -> float | None:

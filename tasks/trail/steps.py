@@ -10,7 +10,7 @@ from pydantic import Field, computed_field
 from pymongo import ASCENDING, DESCENDING, IndexModel, InsertOne, UpdateOne
 from pymongo.collection import Collection
 
-from tasks.entities import label_of
+from tasks.entities import ENTITY_NAMES, label_of
 from tasks.errors import (
     DUPLICATE_KEY,
     PARENT_FAILED,
@@ -30,6 +30,15 @@ ERRORS_SHOWN: Final = 100
 """How many errors a run's own document carries; all of them are in the steps."""
 OLDEST_FIRST: Final = {"created_at": ASCENDING, "_id": ASCENDING}
 NEWEST_STEP_FIRST: Final = {"created_at": DESCENDING, "_id": DESCENDING}
+SLOWEST_FIRST: Final = {"duration_ms": DESCENDING, "_id": ASCENDING}
+SENT: Final = {"duration_ms": {"$gt": 0}}
+"""Match steps of items for which a request was sent."""
+WITH_CHANGES: Final = {"changes.0": {"$exists": True}}
+"""Match steps of a dry run that tell what would change."""
+NOT_IN: Final = tuple(ErrorClass)
+"""Classes of errors of items that are not in."""
+FAILED: Final = tuple(each for each in ErrorClass if each is not ErrorClass.SKIPPED)
+"""Those of items that were not skipped."""
 
 
 class StepState(StrEnum):
@@ -62,8 +71,20 @@ STEP_INDEXES: Final = [
     IndexModel(_STEP_KEY, unique=True),
     IndexModel([("run_id", ASCENDING), *OLDEST_FIRST.items()]),
     IndexModel(
-        [("run_id", ASCENDING), ("ok", ASCENDING), *OLDEST_FIRST.items()],
-        partialFilterExpression={"ok": False},
+        [
+            ("run_id", ASCENDING),
+            ("entity_type", ASCENDING),
+            ("error.class", ASCENDING),
+            *OLDEST_FIRST.items(),
+        ]
+    ),
+    IndexModel(
+        [("run_id", ASCENDING), *SLOWEST_FIRST.items()],
+        partialFilterExpression=SENT,
+    ),
+    IndexModel(
+        [("run_id", ASCENDING), ("error.code", ASCENDING), *OLDEST_FIRST.items()],
+        partialFilterExpression=WITH_CHANGES,
     ),
     IndexModel(
         [("entity_type", ASCENDING), ("natural_key", ASCENDING), *NEWEST_STEP_FIRST.items()]
@@ -176,6 +197,25 @@ def _fields_of(step: Step) -> Document:
     return fields
 
 
+def steps_with(
+    run_id: RunId, error_classes: Sequence[ErrorClass | None], entity_type: str | None = None
+) -> Document:
+    """Match a run's steps by the class of their error, and by type, as their index knows them.
+
+    All that is possible is named, so that MongoDB finds them in order, without sorting.
+
+    Args:
+        run_id: the run.
+        error_classes: the classes; None for that of an item that is in.
+        entity_type: only steps of that type; None for all.
+    """
+    return {
+        "run_id": run_id,
+        "entity_type": {"$in": list(ENTITY_NAMES)} if entity_type is None else entity_type,
+        "error.class": {"$in": [each and each.value for each in error_classes]},
+    }
+
+
 class Steps:
     """Reads the steps of runs, and ends those that await a retry."""
 
@@ -198,7 +238,7 @@ class Steps:
     @mongo_operation
     def failed_keys(self, run_id: RunId, entity_type: str) -> frozenset[str]:
         """Return the natural keys of a type that a run can't bring in, whatever it tries."""
-        not_in = {"run_id": run_id, "ok": False, "entity_type": entity_type}
+        not_in = steps_with(run_id, [ErrorClass.PERMANENT, ErrorClass.SKIPPED], entity_type)
         for_good = [
             {"error.class": ErrorClass.PERMANENT.value, "error.code": {"$nin": _OF_ONE_DOCUMENT}},
             {"error.code": PARENT_FAILED},
@@ -231,7 +271,7 @@ class Steps:
     @mongo_operation
     def first_errors(self, run_id: RunId) -> list[RunErrorRecord]:
         """Return the oldest errors of a run, `ERRORS_SHOWN` at most."""
-        errors = {"run_id": run_id, "ok": False, "error.code": {"$nin": _NO_ERRORS}}
+        errors = {**steps_with(run_id, NOT_IN), "error.code": {"$nin": _NO_ERRORS}}
         failed = self._steps.find(errors).sort(OLDEST_FIRST)
         return [
             RunErrorRecord.model_validate({**step, **step["error"]})

@@ -6,12 +6,17 @@ from typing import Final
 
 from pymongo.collection import Collection
 
-from tasks.errors import RUN_ENDED, RUN_SUSPENDED, RUN_TAKEN_OVER, StopReason
+from tasks.errors import (
+    RUN_ENDED,
+    RUN_FORGOTTEN,
+    RUN_SUSPENDED,
+    RUN_TAKEN_OVER,
+    StopReason,
+)
 from tasks.mongo import Document, MongoRetry, mongo_operation
 from tasks.trail.fields import RunAttempt
 from tasks.trail.stages import RunStatus
 
-_FORGOTTEN: Final = StopReason("its document in sync_runs is gone")
 _FIELDS: Final = (
     "stopped_because",
     "attempt",
@@ -52,7 +57,7 @@ class Stops:
         """
         run = self._runs.find_one({"_id": attempt.run_id}, _FIELDS)
         if run is None:
-            return _FORGOTTEN
+            return RUN_FORGOTTEN
         if run["attempt"] != attempt.number:
             return RUN_TAKEN_OVER
         if RunStatus(run["status"]).is_terminal:

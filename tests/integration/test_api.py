@@ -17,6 +17,7 @@ import httpx
 import pytest
 from bson import ObjectId
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -462,6 +463,13 @@ def test_a_body_that_is_no_json(api: Api) -> None:
     assert error_of(response) == (400, "BAD_REQUEST")
 
 
+def test_a_body_that_is_too_long(api: Api) -> None:
+    long_bodies: list[Any] = [b"x" * 1_000_000, (b"x" * 1_000 for _ in range(1_000))]
+    for body in long_bodies:
+        refused = api.post("/admin/sync/run", content=body)
+        assert error_of(refused) == (413, "BODY_TOO_LARGE")
+
+
 def test_a_run_as_the_seed_shows_it(api: Api) -> None:
     totals = {"total": 2, "success": 1, "failed": 1, "skipped": 0}
     error = {"entity_type": "tenant", "natural_key": "a", "code": "NOT_FOUND", "message": "no"}
@@ -496,6 +504,12 @@ def test_steps_come_in_pages_in_a_stable_order(api: Api) -> None:
     ]
     assert [step["id"] for page in pages for step in page] == [s["id"] for s in whole["items"]]
     assert [s["natural_key"] for s in whole["items"]] == [f"key-{n:03}" for n in range(120)]
+    assert whole["next"] is None
+    page, seen = default, list(default["items"])
+    while page["next"]:
+        page = api.get(f"/admin/sync/runs/{run_id}/steps", after=page["next"]).json()
+        seen += page["items"]
+    assert seen == whole["items"]
 
 
 def test_steps_are_filtered(api: Api) -> None:
@@ -580,6 +594,9 @@ def test_what_is_no_run_id(api: Api, run_id: str, path: str) -> None:
         {"ok": "maybe"},
         {"entity_type": "tenants"},
         {"entity_type": '{"$ne": null}'},
+        {"after": "0" * 24},
+        {"after": f"{'9' * 14}-{'0' * 24}"},
+        {"after": f"1-{'0' * 24}\n"},
     ],
 )
 def test_wrong_queries(api: Api, wrong: dict[str, str]) -> None:
@@ -630,6 +647,19 @@ def health_of(api: Api) -> httpx.Response:
     return http.get(f"{api.base_url}/health")
 
 
+WORKER = "worker-of-the-test"
+
+
+@pytest.fixture
+def worker(api: Api) -> Iterator[None]:
+    """A worker that spoke just now, for the last time in ten minutes."""
+    api.prefect.send_worker_heartbeat("backoffice", WORKER, heartbeat_interval_seconds=600)
+    yield
+    place = {"work_pool_name": "backoffice", "name": WORKER}
+    api.prefect.request("DELETE", "/work_pools/{work_pool_name}/workers/{name}", path_params=place)
+
+
+@pytest.mark.usefixtures("worker")
 def test_health_asks_for_no_token_and_tells_the_parts_apart(api: Api) -> None:
     # Each part has three seconds to answer, in which those of a busy machine may not.
     response = wait_until(lambda: answered if (answered := health_of(api)).is_success else None)
@@ -641,7 +671,49 @@ def test_health_asks_for_no_token_and_tells_the_parts_apart(api: Api) -> None:
         "prefect": True,
         "hub": True,
     }
-    assert "no worker is up" in body["prefect"]["message"]
+    assert body["prefect"]["message"] == "Prefect answers, and a worker is up"
+    assert http.head(f"{api.base_url}/health").content == b""
+
+
+def waits_for(api: Api, obstacle: str) -> bool:
+    """Whether health is red because of that, and the start of a sync says that it waits for it."""
+    health = health_of(api)
+    assert health.status_code == 503
+    assert health.json()["ok"] is False
+    is_told = obstacle in health.json()["prefect"]["message"]
+    return is_told and f"The sync waits. {obstacle}" in told_at_start(api)
+
+
+def told_at_start(api: Api) -> str:
+    started = api.post("/admin/sync/run")
+    assert started.status_code == 202
+    body: dict[str, str] = started.json()
+    assert api.post(f"/admin/sync/runs/{body['run_id']}/cancel").status_code == 202
+    return body["message"]
+
+
+def test_without_a_worker_health_is_red_and_a_sync_waits(api: Api) -> None:
+    wait_until(lambda: waits_for(api, "No worker of the work pool backoffice is up"))
+
+
+@pytest.mark.usefixtures("worker")
+def test_with_a_paused_work_pool_or_queue_health_is_red_and_a_sync_waits(api: Api) -> None:
+    wait_until(lambda: told_at_start(api) == "Sync started")
+    api.prefect.update_work_pool("backoffice", WorkPoolUpdate(is_paused=True))
+    try:
+        wait_until(lambda: waits_for(api, "The work pool backoffice is paused"))
+    finally:
+        api.prefect.update_work_pool("backoffice", WorkPoolUpdate(is_paused=False))
+    pause_queue(api, is_paused=True)
+    try:
+        wait_until(lambda: waits_for(api, "The work queue default of the work pool backoffice"))
+    finally:
+        pause_queue(api, is_paused=False)
+
+
+def pause_queue(api: Api, *, is_paused: bool) -> None:
+    queue = "/work_pools/backoffice/queues/default"
+    api.prefect.request("PATCH", queue, json={"is_paused": is_paused}).raise_for_status()
 
 
 def test_the_openapi_page_needs_nothing_from_elsewhere(api: Api) -> None:
@@ -753,6 +825,7 @@ def test_wrong_settings_stop_the_api_at_its_start(variables: dict[str, str]) -> 
     assert "Traceback" not in api.stderr
 
 
+@pytest.mark.usefixtures("worker")
 def test_fuzzed_from_its_own_openapi_document(api: Api, tmp_path: Path) -> None:
     add_run(api, steps=5, stages=run_document("tenant", "client")["stages"])
     api.database.sync_items.insert_one(item_document("key-001"))

@@ -142,4 +142,7 @@ def test_steps_expire_when_a_retention_is_set_and_the_items_stay_known(
     assert steps.index_information()["steps_expire"]["expireAfterSeconds"] == 60 * 86_400
     monkeypatch.delenv("ADMIN_STEPS_RETENTION_DAYS")
     changed(world)
+    assert steps.index_information()["steps_expire"]["expireAfterSeconds"] == 60 * 86_400
+    monkeypatch.setenv("ADMIN_STEPS_RETENTION_DAYS", "0")
+    changed(world)
     assert "steps_expire" not in steps.index_information()

@@ -102,7 +102,7 @@ def test_commands_say_which_right_is_missing_and_where(address: str) -> None:
     )
     assert told_by("scripts.history", reader, "other") == (
         2,
-        f"MongoDB does not allow count on other.sync_runs {grant}",
+        f"MongoDB does not allow find on other.sync_runs {grant}",
     )
     assert told_by("scripts.history", uri_of(address, "reader", "wrong")) == (
         2,

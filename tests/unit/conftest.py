@@ -13,7 +13,7 @@ from pymongo.database import Database
 from tasks.mongo import MongoRetry
 from tasks.trail.fields import RunId
 from tasks.trail.items import ITEM_INDEXES
-from tasks.trail.ownership import Ownership
+from tasks.trail.ownership import TURN_INDEX, Ownership
 from tasks.trail.runs import RUN_INDEXES, Runs
 from tasks.trail.stages import Stages
 from tasks.trail.steps import STEP_INDEXES, Steps
@@ -25,7 +25,7 @@ Document = dict[str, Any]
 @pytest.fixture
 def database() -> Database[Document]:
     database: Database[Document] = mongomock.MongoClient(tz_aware=True)["backoffice"]
-    _make_indexes(database.sync_runs, RUN_INDEXES)
+    _make_indexes(database.sync_runs, [*RUN_INDEXES, TURN_INDEX])
     _make_indexes(database.sync_steps, STEP_INDEXES)
     _make_indexes(database.sync_items, ITEM_INDEXES)
     return database

@@ -1,8 +1,8 @@
 """A database of a real mongod, and no Prefect: for what mongomock is not faithful in.
 
 That is bulk writes, `hint` with `min` and `max`, `$$NOW`, `$inc` of fields that are new,
-`$unionWith`, indexes that MongoDB itself acts on, writes that come at once, and users with few
-rights.
+`$unionWith`, a field of `null` that counts as `null`, plans, indexes that MongoDB itself acts on,
+writes that come at once, and users with few rights.
 """
 
 import uuid
@@ -16,7 +16,7 @@ from pymongo.database import Database
 from tasks.mongo import CODEC, MongoRetry
 from tasks.trail.fields import RunId
 from tasks.trail.items import ITEM_INDEXES, Items
-from tasks.trail.ownership import Ownership
+from tasks.trail.ownership import TURN_INDEX, Ownership
 from tasks.trail.runs import RUN_INDEXES, Runs
 from tasks.trail.steps import STEP_INDEXES
 from tests.trail_documents import OPTIONS
@@ -33,7 +33,7 @@ def client(mongodb_uri: str) -> Iterator[MongoClient[Document]]:
 @pytest.fixture
 def database(client: MongoClient[Document]) -> Iterator[Database[Document]]:
     database = client.get_database(f"trail_{uuid.uuid4().hex[:12]}", codec_options=CODEC)
-    database.sync_runs.create_indexes(RUN_INDEXES)
+    database.sync_runs.create_indexes([*RUN_INDEXES, TURN_INDEX])
     database.sync_steps.create_indexes(STEP_INDEXES)
     database.sync_items.create_indexes(ITEM_INDEXES)
     yield database

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from pymongo import MongoClient, ReadPreference
 from pymongo.database import Database
 
 from tasks.mongo import database, trail_database
-from tasks.mongo_errors import MongoRefused, MongoUnavailable
+from tasks.mongo_errors import MongoUnavailable
 from tasks.settings import read_mongo_settings
 from tasks.trail.audit_trail import audit_trail
 from tasks.trail.item_writes import failure_of
@@ -44,13 +45,18 @@ def test_a_database_that_nobody_has_used_gets_its_indexes(backoffice: Database[D
         "_id": False,
         "flow_run_id": True,
         "started_at, _id": False,
+        "status, started_at, _id": False,
+        "stages.entity_type, started_at, _id": False,
+        "counted_at, _id": False,
         "active": True,
     }
     assert keys(backoffice.sync_steps.index_information()) == {
         "_id": False,
         "run_id, entity_type, source_id": True,
         "run_id, created_at, _id": False,
-        "run_id, ok, created_at, _id": False,
+        "run_id, entity_type, error.class, created_at, _id": False,
+        "run_id, duration_ms, _id": False,
+        "run_id, error.code, created_at, _id": False,
         "entity_type, natural_key, created_at, _id": False,
         "run_id, task_run_id": False,
     }
@@ -64,10 +70,12 @@ def test_a_database_that_nobody_has_used_gets_its_indexes(backoffice: Database[D
     assert audit_trail(read_mongo_settings()) is trail
 
 
-def test_an_index_that_is_used_no_more_is_dropped(backoffice: Database[Document]) -> None:
+def test_indexes_that_are_used_no_more_are_dropped(backoffice: Database[Document]) -> None:
     backoffice.sync_steps.create_index([("request_id", 1), ("ok", 1)])
+    backoffice.sync_runs.create_index("active", unique=True)
     audit_trail(read_mongo_settings())
-    assert "request_id, ok" not in keys(backoffice.sync_steps.index_information())
+    assert "request_id_1_ok_1" not in backoffice.sync_steps.index_information()
+    assert "active_1" not in backoffice.sync_runs.index_information()
 
 
 @pytest.mark.usefixtures("backoffice")
@@ -87,10 +95,10 @@ def test_the_trail_is_read_from_the_primary_whatever_the_uri_prefers(
     assert follows in [("secondaryPreferred", None), ("primary", "available")]
 
 
-def test_mongodb_keeps_steps_as_long_as_each_process_says_anew(
+def test_mongodb_keeps_steps_as_long_as_the_last_process_said_that_says_it(
     backoffice: Database[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for days in ("", "30", "7", "7", ""):
+    for days, says in [("", ""), ("30", "30"), ("7", "7"), ("", "7"), ("0", ""), ("", "")]:
         monkeypatch.setenv("ADMIN_STEPS_RETENTION_DAYS", days)
         audit_trail.cache_clear()
         audit_trail(read_mongo_settings())
@@ -99,7 +107,7 @@ def test_mongodb_keeps_steps_as_long_as_each_process_says_anew(
             for name, index in backoffice.sync_steps.index_information().items()
             if "expireAfterSeconds" in index
         }
-        assert seconds_kept == ({"steps_expire": int(days) * 86_400} if days else {})
+        assert seconds_kept == ({"steps_expire": int(says) * 86_400} if says else {})
 
 
 def test_runs_steps_and_items_are_written_where_the_settings_say(
@@ -116,19 +124,56 @@ def test_runs_steps_and_items_are_written_where_the_settings_say(
     assert set(trail.items.known(HUB, "tenant", ["1"])) == {"1"}
 
 
-def test_an_index_that_is_there_otherwise_is_told(backoffice: Database[Document]) -> None:
+def test_an_index_that_is_there_otherwise_is_told_and_stops_nothing(
+    backoffice: Database[Document], caplog: pytest.LogCaptureFixture
+) -> None:
     backoffice.sync_runs.create_index("flow_run_id")
-    with pytest.raises(MongoRefused, match="the index flow_run_id_1 is there with other options"):
-        audit_trail(read_mongo_settings())
+    trail = audit_trail(read_mongo_settings())
+    assert "goes without its index flow_run_id_1" in caplog.text
+    run_id = trail.runs.open("a flow run", "its name", OPTIONS)
+    assert trail.runs.open("a flow run", "its name", OPTIONS) == run_id
 
 
-def test_runs_that_stand_twice_are_told(backoffice: Database[Document]) -> None:
-    backoffice.sync_runs.insert_many([{"flow_run_id": "marked"}, {"flow_run_id": "marked"}])
-    with pytest.raises(
-        MongoRefused, match=r"sync_runs holds another .* index flow_run_id_1"
-    ) as raised:
-        audit_trail(read_mongo_settings())
-    assert "marked" not in str(raised.value)
+@pytest.mark.parametrize(
+    ("collection", "twin", "index"),
+    [
+        ("sync_runs", {"note": "no run"}, "flow_run_id_1"),
+        ("sync_runs", {"flow_run_id": "twice"}, "flow_run_id_1"),
+        ("sync_steps", {"run_id": 1, "entity_type": "tenant", "source_id": 2}, "run_id_1_entity"),
+        ("sync_items", {"hub": "h", "entity_type": "tenant", "natural_key": "k"}, "entity_type_1"),
+    ],
+)
+def test_documents_that_stand_twice_are_told_with_their_key_and_stop_nothing(
+    backoffice: Database[Document],
+    caplog: pytest.LogCaptureFixture,
+    collection: str,
+    twin: Document,
+    index: str,
+) -> None:
+    backoffice[collection].insert_many([dict(twin), dict(twin)])
+    trail = audit_trail(read_mongo_settings())
+    (told,) = [line for line in caplog.messages if "goes without" in line]
+    assert f"{backoffice.name}.{collection} goes without its unique index {index}" in told
+    for value in twin.values():
+        assert value == "no run" or repr(value) in told
+    run_id = trail.runs.open("a flow run", "its name", OPTIONS)
+    trail.buffer.record(new_step(run_id))
+    assert trail.counting.tally(run_id, "tenant", left_alone(0)).totals.total == 1
+
+    backoffice[collection].delete_one(twin)
+    caplog.clear()
+    audit_trail.cache_clear()
+    audit_trail(read_mongo_settings())
+    assert caplog.messages == []
+
+
+def test_documents_that_are_no_runs_take_no_turn(backoffice: Database[Document]) -> None:
+    backoffice.sync_runs.insert_many([{"active": True}, {"active": True, "flow_run_id": 5}])
+    trail = audit_trail(read_mongo_settings())
+    run_id = trail.runs.open("a flow run", "its name", OPTIONS)
+    assert trail.ownership.holder() is None
+    assert trail.ownership.take(run_id, OPTIONS, datetime.now(UTC)) is not None
+    assert trail.ownership.holder() == run_id
 
 
 def test_a_mongodb_that_is_away_is_told_without_its_uri(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from pymongo import MongoClient
 from tasks.mongo import CODEC, MongoRetry
 from tasks.settings import Settings, read_settings
 from tasks.trail.items import ITEM_INDEXES
+from tasks.trail.ownership import TURN_INDEX
 from tasks.trail.runs import RUN_INDEXES
 from tasks.trail.steps import STEP_INDEXES
 from tests.integration.trail.backoffice import (
@@ -155,7 +156,7 @@ def new_office(
     client: MongoClient[Document], sync_settings: Settings
 ) -> Iterator[Callable[[], BackOffice]]:
     database = client.get_database(f"histories_{uuid.uuid4().hex[:12]}", codec_options=CODEC)
-    database.sync_runs.create_indexes(RUN_INDEXES)
+    database.sync_runs.create_indexes([*RUN_INDEXES, TURN_INDEX])
     database.sync_steps.create_indexes(STEP_INDEXES)
     database.sync_items.create_indexes(ITEM_INDEXES)
 

@@ -96,7 +96,16 @@ def test_counts_read_only_what_they_count(
 def test_which_stage_1_counts_now_is_told_by_the_latest_runs(
     database: Database[Document], history: ItemHistory
 ) -> None:
-    assert cost_of(database, "sync_runs", history.counts) <= 10
+    assert cost_of(database, "sync_runs", history.counts) == 1
+
+
+def test_which_stage_1_counts_is_found_of_a_type_that_was_not_sent_for_long(
+    database: Database[Document], history: ItemHistory
+) -> None:
+    database.sync_runs.insert_one(run_document("domain", started_at=at(-1)))
+    database.sync_items.insert_one(item_document("old.example", "domain", not_in_since=at(0)))
+    assert history.counts()["domain"] == ItemCounts(not_in=1)
+    assert cost_of(database, "sync_runs", history.counts) == 1
 
 
 def test_what_came_of_a_run_is_found_by_indexes(

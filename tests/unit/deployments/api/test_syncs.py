@@ -15,7 +15,7 @@ from pymongo.database import Database
 from deployments.api.errors import NO_SUCH_RUN, RUN_FINISHED, ApiError
 from deployments.api.followed_runs import FollowedRuns
 from deployments.api.models import SyncRequest
-from deployments.api.sync_deployment import RunEnded
+from deployments.api.sync_deployment import PrefectUnavailable, RunEnded
 from deployments.api.syncs import cancel_sync, list_runs, list_steps, show_run, start_sync
 from tasks.mongo import MongoRetry
 from tasks.mongo_errors import MongoUnavailable
@@ -28,6 +28,7 @@ from tests.trail_documents import OPTIONS, PERMANENT, step_document
 from tests.unit.tasks.run_in_memory import trail_in_memory
 
 Document = dict[str, Any]
+UNKNOWN = "Prefect has the sync, and does not tell whether a worker is up"
 
 
 @pytest.fixture
@@ -58,6 +59,7 @@ def deployment() -> Any:
     return Mock(
         due_run=AsyncMock(return_value=None),
         start=AsyncMock(return_value=(flow_run("the new run"), True)),
+        obstacle_to=AsyncMock(return_value=None),
         cancel=AsyncMock(),
     )
 
@@ -77,8 +79,38 @@ def test_a_sync_is_handed_to_prefect_is_on_record_and_followed(
     run = history.run_of(str(new.id))
     assert run is not None
     assert (answer.run_id, answer.status) == (str(run.id), RunStatus.PENDING)
+    assert answer.message == "Sync started"
+    deployment.obstacle_to.assert_awaited_once_with(new)
     assert run.flow_run_name == "the new run"
     followed.follow.assert_called_once_with(trail, str(new.id))
+
+
+async def for_ever(_: FlowRun) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "message"),
+    [
+        (["No worker is up: start one"], "The sync waits. No worker is up: start one"),
+        (PrefectUnavailable("away"), UNKNOWN),
+        (for_ever, UNKNOWN),
+    ],
+)
+def test_a_sync_that_waits_or_of_which_prefect_tells_nothing_is_not_called_started(
+    deployment: Any,
+    trail: AuditTrail,
+    retry: MongoRetry,
+    followed: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    obstacle: Any,
+    message: str,
+) -> None:
+    monkeypatch.setattr("deployments.api.syncs._OBSTACLE_SECONDS", 0.01)
+    deployment.obstacle_to.side_effect = obstacle
+    answer = asyncio.run(start_sync(deployment, trail, retry, followed, None))
+    assert (answer.status, answer.message) == (RunStatus.PENDING, message)
+    followed.follow.assert_called_once()
 
 
 def test_a_sync_in_prefect_turns_a_second_one_away_with_its_run_id(
@@ -150,7 +182,11 @@ def test_runs_and_steps_are_shown(
     assert show_run(history, run_id).id == run_id
     page = list_steps(history, run_id, page=1, limit=1, ok=False, entity_type="tenant")
     assert [step.source_id for step in page.items] == [2]
-    assert page.total == 1
+    assert (page.total, page.next) == (1, None)
+    first = list_steps(history, run_id, page=1, limit=1)
+    second = list_steps(history, run_id, page=1, limit=1, after=first.next)
+    assert [step.source_id for step in (*first.items, *second.items)] == [1, 2]
+    assert second.next is None
 
 
 def test_a_run_that_is_not_there_is_told(

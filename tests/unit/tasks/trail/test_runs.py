@@ -173,6 +173,23 @@ def test_what_is_counted_right_is_not_written(
     assert found(runs, run_id).errors == [ERROR]
 
 
+@pytest.mark.parametrize("how", ["end", "correct"])
+def test_who_sums_runs_up_is_told_that_one_is_counted_anew(
+    runs: Runs, sync_runs: Collection[Document], run_id: RunId, how: str
+) -> None:
+    run = found(runs, run_id)
+    for failed in (3, 1):
+        counted = [stage.model_copy(update={"failed": failed}) for stage in run.stages]
+        if how == "end":
+            runs.end(run, CRASHED, "gone", at(10), counted, [])
+        else:
+            runs.correct(found(runs, run_id), counted, [])
+    (document,) = sync_runs.find()
+    assert document["counted_at"] > at(10)
+    assert [stage["failed"] for stage in document["stages"]] == [1, 1]
+    assert [stage["most_failed"] for stage in document["stages"]] == [3, 3]
+
+
 def test_seconds_of_a_run_are_known_at_its_end() -> None:
     run = RunRecord(
         mode=SyncMode.FULL,

@@ -13,6 +13,7 @@ from tasks.mongo import MongoRetry
 from tasks.trail.fields import RunAttempt, RunId
 from tasks.trail.ownership import Ownership
 from tasks.trail.stages import (
+    OUTCOMES,
     REQUEST_BOUNDS_MS,
     REQUEST_BUCKETS,
     RequestTimes,
@@ -92,6 +93,13 @@ def test_documents_that_are_superseded_are_not_wanted() -> None:
     assert (counted.wanted, counted.items_in) == (7, 4)
 
 
+@given(totals)
+def test_each_item_has_one_outcome(counted: StageTotals) -> None:
+    outcomes = counted.by_outcome
+    assert tuple(outcomes) == OUTCOMES
+    assert sum(outcomes.values()) == counted.success + counted.failed + counted.skipped
+
+
 def test_tallies_add_up_code_by_code() -> None:
     one = Tally(StageTotals(total=3, failed=3), {"NOT_FOUND": 1, "TIMEOUT": 2})
     two = Tally(StageTotals(total=2, success=1, failed=1), {"TIMEOUT": 1})
@@ -118,6 +126,11 @@ def test_each_request_is_in_one_bucket(durations_ms: list[float]) -> None:
         assert sum(times.buckets.get(name, 0) for name in REQUEST_BUCKETS[: index + 1]) == sum(
             each <= bound for each in durations_ms
         )
+
+
+def test_times_of_requests_add_up() -> None:
+    together = RequestTimes.of([4, 300]) + RequestTimes.of([3, 20_000])
+    assert together == RequestTimes.of([4, 300, 3, 20_000])
 
 
 def test_a_stage_that_ends_keeps_its_counts() -> None:
@@ -150,9 +163,35 @@ def test_one_stage_begins_is_told_how_many_items_it_has_and_ends(
     assert of_document()[1]["pace"] == 18.5
     stages.end(attempt, "client", PARTIAL, StageTotals(total=9, success=5, failed=4), at(4))
     client |= {"status": "partial", "finished_at": at(4), "total": 9, "success": 5, "failed": 4}
+    client |= {"most_success": 5, "most_failed": 4, "most_skipped": 0, "most_unchanged": 0}
     assert of_document() == [tenant, client]
     stages.begin(attempt, "client", HUB, at(5))
     assert of_document()[1]["finished_at"] is None
+
+
+def test_a_stage_remembers_the_most_that_each_outcome_has_come_to(
+    stages: Stages, ownership: Ownership, sync_runs: Collection[dict[str, Any]], run_id: RunId
+) -> None:
+    attempt = begin(ownership, run_id)
+    for totals in (
+        StageTotals(total=9, success=2, failed=3, skipped=4, unchanged=1),
+        StageTotals(total=9, success=5, skipped=4, unchanged=4),
+    ):
+        stages.end(attempt, "tenant", PARTIAL, totals, at(4))
+    (document,) = sync_runs.find()
+    stage = document["stages"][0]
+    assert {name: stage[name] for name in OUTCOMES} == {
+        "success": 5,
+        "failed": 0,
+        "skipped": 4,
+        "unchanged": 4,
+    }
+    assert {name: stage[f"most_{name}"] for name in OUTCOMES} == {
+        "success": 5,
+        "failed": 3,
+        "skipped": 3,
+        "unchanged": 4,
+    }
 
 
 def test_an_earlier_attempt_changes_no_stage(
