@@ -1,4 +1,4 @@
-"""A fresh checkout, installed by its first `./scripts/run`, and one that is served all along."""
+"""A checkout for `./scripts/run`, and one that is served all along."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,13 +11,14 @@ from tests.e2e.checkout import Served, copy_repository, lend_environment, run, s
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_repository(tmp_path_factory.mktemp("fresh checkout") / "project")
+    checkout = copy_repository(tmp_path_factory.mktemp("fresh checkout") / "project")
+    lend_environment(checkout)
+    return checkout
 
 
 @pytest.fixture(scope="session")
 def first_run(checkout: Path) -> subprocess.CompletedProcess[str]:
-    # Most of what pip would compile no test imports. (pip takes the variable for its opposite.)
-    return run(checkout, "./scripts/run", PIP_NO_COMPILE="0")
+    return run(checkout, "./scripts/run")
 
 
 @pytest.fixture(scope="session")

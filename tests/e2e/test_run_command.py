@@ -1,4 +1,4 @@
-"""`./scripts/run` as a new user runs it: in a fresh checkout without a virtual environment."""
+"""`./scripts/run` as a new user runs it, in a fresh checkout."""
 
 import re
 import signal
@@ -14,7 +14,7 @@ from scripts.local.hub import upsert_urls
 from scripts.local.mongod import local_mongod
 from scripts.local.prefect import local_prefect_server
 from scripts.local.process import free_port
-from tests.e2e.checkout import processes_of, run
+from tests.e2e.checkout import copy_repository, processes_of, run
 from tests.integration.world import PATIENCE_SECONDS, Document, wait_until
 
 pytestmark = pytest.mark.timeout(1800)
@@ -26,11 +26,26 @@ def run_id_in(told: str) -> ObjectId:
     return ObjectId(found.group(1))
 
 
-def test_the_first_run_installs_seeds_syncs_and_tells(
+def test_the_first_start_installs_what_the_lock_says_and_a_second_one_nothing(
+    tmp_path: Path,
+) -> None:
+    """One package stands for all: `./scripts/test` installs them so, where there is no `.venv`."""
+    checkout = copy_repository(tmp_path / "project")
+    lock = checkout / "requirements.lock"
+    (package,) = re.findall(r"^idna==(?:.*\\\n)+.*\n", lock.read_text(), re.MULTILINE)
+    lock.write_text(package)
+    first = run(checkout, "./scripts/bootstrap")
+    assert (first.returncode, "Installing" in first.stderr) == (0, True), first.stderr
+    assert run(checkout, ".venv/bin/python", "-c", "import idna").returncode == 0
+    second = run(checkout, "./scripts/bootstrap")
+    assert (second.returncode, second.stdout + second.stderr) == (0, "")
+
+
+def test_the_first_run_seeds_syncs_and_tells(
     first_run: subprocess.CompletedProcess[str], checkout: Path
 ) -> None:
     assert first_run.returncode == 0, first_run.stderr
-    assert "Installing" in first_run.stdout + first_run.stderr
+    assert "Installing" not in first_run.stdout + first_run.stderr
     assert "5 of the seed's documents were new" in first_run.stdout
     assert "success: 5 of 5 items are in" in first_run.stdout
     assert run_id_in(first_run.stdout)

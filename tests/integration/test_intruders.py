@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import bson
 import httpx
 import psutil
 import pytest
+from bson.raw_bson import RawBSONDocument
 from playwright.sync_api import Page
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -184,11 +186,12 @@ def test_what_the_scripts_start_listens_on_loopback_only(
 
 
 def test_an_unforeseen_error_tells_nothing_of_itself(open_api: str, mongodb_uri: str) -> None:
+    no_text = bson.encode({"_id": "no text", "status": "marked marked"})
     with MongoClient(mongodb_uri) as client:
         runs = client[DATABASE].sync_runs
-        no_run = runs.insert_one({"status": "marked", "started_at": "marked"}).inserted_id
+        runs.insert_one(RawBSONDocument(no_text.replace(b"marked ", b"marked\xff")))
         response = http.get(f"{open_api}/admin/sync/runs")
-        runs.delete_one({"_id": no_run})
+        runs.delete_one({"_id": "no text"})
     assert error_of(response) == (500, "INTERNAL_ERROR")
     assert "marked" not in response.text
 

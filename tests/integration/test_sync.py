@@ -216,7 +216,7 @@ def test_indexes_are_there(world: World) -> None:
     assert (["flow_run_id"], True) in indexes
     assert (["run_id", "entity_type", "source_id"], True) in indexes
     assert (["run_id", "created_at", "_id"], False) in indexes
-    assert (["run_id", "ok", "created_at", "_id"], False) in indexes
+    assert (["run_id", "entity_type", "error.class", "created_at", "_id"], False) in indexes
     assert (["entity_type", "natural_key", "created_at", "_id"], False) in indexes
     assert (["entity_type", "natural_key", "hub"], True) in indexes
     assert (["request_id", "ok"], False) not in indexes
