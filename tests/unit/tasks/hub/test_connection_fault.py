@@ -224,7 +224,12 @@ def test_a_port_that_is_closed_after_an_answer_is_no_wrong_setting(
 
 
 def test_a_connection_that_breaks_is_no_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    with peer(socket.socket.close) as port:
+    def hang_up(stream: socket.socket) -> None:
+        stream.shutdown(socket.SHUT_WR)
+        while stream.recv(65_536):
+            """What comes after a close would reset the connection, which is told otherwise."""
+
+    with peer(hang_up) as port:
         origin = f"http://127.0.0.1:{port}"
         with sending_to(origin, monkeypatch) as send:
             assert send() == (f"Server disconnected without sending a response. ({origin}/tenants)")
