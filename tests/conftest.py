@@ -32,8 +32,10 @@ os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
 os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 os.environ["DO_NOT_TRACK"] = "1"
 
-# A job in the background is started with SIGINT ignored, and so would be all that it starts.
+# A job in the background is started with SIGINT ignored, and one under nohup with SIGHUP, and so
+# would be all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # No example fails for the speed of the machine.
 settings.register_profile(
