@@ -61,7 +61,7 @@ def conclusion(
     if stopped_because == RUN_CANCELLED:
         return Cancelled(message=f"Cancelled: {_items_in(totals)}", data=totals)
     if is_dry_run:
-        return Completed(message=_would_do(totals), data=totals)
+        return _dry_conclusion(totals)
     if totals.outcome is RunStatus.SUCCESS:
         return Completed(message=_items_in(totals), data=totals)
     message = _failures(tally)
@@ -69,6 +69,13 @@ def conclusion(
         message = f"Stopped by {stopped_because.message}. {message}"
     name = _name_of_failure(tally, is_stopped=stopped_because is not None)
     return Failed(name=name, message=message, data=SyncIncomplete(message, totals))
+
+
+def _dry_conclusion(totals: StageTotals) -> State[StageTotals]:
+    message = _would_do(totals)
+    if totals.failed:
+        return Failed(name=PARTIAL, message=message, data=SyncIncomplete(message, totals))
+    return Completed(message=message, data=totals)
 
 
 def _items_in(totals: StageTotals) -> str:

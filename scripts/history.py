@@ -26,7 +26,7 @@ from scripts.run_tables import (
 from tasks.entities import ENTITY_NAMES
 from tasks.mongo_errors import MongoError
 from tasks.settings import SettingsError, read_mongo_settings
-from tasks.trail.fields import RecordType, RunId
+from tasks.trail.fields import RecordType
 from tasks.trail.history import Page, RunHistory, run_history
 from tasks.trail.item_history import ItemDetails, ItemEntry, ItemHistory, item_history
 from tasks.trail.runs import RunRecord
@@ -239,7 +239,8 @@ def _view_of_run(history: RunHistory, run: RunRecord, arguments: argparse.Namesp
 
 
 def _run_named(history: RunHistory, name: str) -> RunRecord | None:
-    return history.run(RunId(name)) if RunId.is_valid(name) else None
+    run = history.named(name)
+    return run if isinstance(run, RunRecord) else None
 
 
 def _items_named(history: ItemHistory, name: str, limit: int) -> list[ItemDetails]:

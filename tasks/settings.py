@@ -1,12 +1,15 @@
 """The settings of a sync: environment and `.env`, read once, validated, all faults told at once."""
 
 import ipaddress
+import logging
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
+from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
     AnyHttpUrl,
@@ -31,7 +34,9 @@ _http_url: TypeAdapter[AnyHttpUrl] = TypeAdapter(AnyHttpUrl)
 _mongo_dsn: TypeAdapter[MongoDsn] = TypeAdapter(MongoDsn)
 
 
+_logger = logging.getLogger(__name__)
 _DOTENV = ".env"
+_OURS = "ADMIN_"
 _FROM_ENVIRONMENT = SettingsConfigDict(
     env_file=_DOTENV, env_ignore_empty=True, extra="ignore", frozen=True
 )
@@ -241,7 +246,30 @@ def read_settings() -> Settings:
     Raises:
         SettingsError: at least one variable is missing or malformed; all of them are named.
     """
-    return _read(_SettingsWithUrls)
+    settings = _read(_SettingsWithUrls)
+    for name in _unknown_in_dotenv():
+        _warn_of_unknown(name)
+    return settings
+
+
+def _unknown_in_dotenv() -> list[str]:
+    names = dotenv_values(_DOTENV) if Path(_DOTENV).is_file() else {}
+    return [name for name in names if name.startswith(_OURS) and name not in _known_variables()]
+
+
+@cache
+def _warn_of_unknown(name: str) -> None:
+    """Tell of a variable once a process."""
+    close = get_close_matches(name, _known_variables(), n=1)
+    hint = f": {close[0]}?" if close else ""
+    _logger.warning(".env: %s is not a setting%s", name, hint)
+
+
+@cache
+def _known_variables() -> frozenset[str]:
+    all_settings = (_SettingsWithUrls, ApiSettings, AlertSettings)
+    fields = (field for each in all_settings for field in each.model_fields.values())
+    return frozenset(str(field.validation_alias) for field in fields)
 
 
 def read_mongo_settings() -> MongoSettings:

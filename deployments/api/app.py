@@ -13,6 +13,7 @@ from deployments.api.body_limit import BodyLimit
 from deployments.api.errors import UNAUTHORIZED, answer_errors_in_one_shape, error_response
 from deployments.api.followed_runs import FollowedRuns
 from deployments.api.guard import browser_guard
+from deployments.api.json_body import JsonBody
 from deployments.api.sync_deployment import SyncDeployment
 from tasks.settings import ApiSettings, MongoSettings
 
@@ -44,6 +45,7 @@ def create_app(settings: ApiSettings, mongo_settings: MongoSettings) -> FastAPI:
     for router in (syncs.router, items.router, health.router, metrics.router):
         app.include_router(router)
     answer_errors_in_one_shape(app)
+    app.add_middleware(JsonBody)
     app.add_middleware(BodyLimit)
     # Comes before the limit: who is not let in is answered without reading the body.
     if settings.token is not None:

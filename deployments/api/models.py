@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from deployments.api.errors import RUN_ID_EXAMPLE, Responses
 from tasks.entities import ENTITY_NAMES, EntityName, in_sync_order
@@ -12,6 +12,8 @@ from tasks.trail.items import Confirmed, ItemRecord
 from tasks.trail.runs import RunErrorRecord, RunOptions, RunRecord, SyncMode
 from tasks.trail.stages import RunStatus, StageRecord, Totals
 from tasks.trail.steps import StepRecord
+
+API_TRIGGER: Final = "REST API"
 
 
 class SyncRequest(BaseModel):
@@ -29,22 +31,28 @@ class SyncRequest(BaseModel):
         description="`full` sends every item, `changed` those that Stage 1 does not hold as they "
         "are.",
     )
-    dry_run: bool = Field(default=False, description="Read, validate and decide; send nothing.")
-    skip_orphans: bool = Field(
+    dry_run: StrictBool = Field(
+        default=False, description="Read, validate and decide; send nothing."
+    )
+    skip_orphans: StrictBool = Field(
         default=False,
         description="Do not send an item whose parent failed in this run with a permanent error.",
     )
-    disable_gone: bool = Field(
+    disable_gone: StrictBool = Field(
         default=False,
         description="Disable what Stage 1 holds and whose document is gone from the source, unless "
         "more than a fifth of a type (and more than ten) are gone at once.",
     )
 
-    def options(self, trigger: str) -> RunOptions:
+    trigger: Annotated[str, Field(max_length=200)] = Field(
+        default=API_TRIGGER, description="Who or what asks for the sync, for the audit trail."
+    )
+
+    def options(self) -> RunOptions:
         """Return the options of the run."""
         entities = tuple(in_sync_order(self.entities))
         return RunOptions(
-            trigger, entities, self.mode, self.dry_run, self.skip_orphans, self.disable_gone
+            self.trigger, entities, self.mode, self.dry_run, self.skip_orphans, self.disable_gone
         )
 
 

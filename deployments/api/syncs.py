@@ -4,7 +4,7 @@ import asyncio
 from http import HTTPStatus
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Body, Depends, Query
+from fastapi import APIRouter, Body, Depends, Path, Query
 from fastapi.security import HTTPBearer
 from prefect.client.schemas.objects import FlowRun
 
@@ -15,6 +15,7 @@ from deployments.api.errors import (
     INVALID,
     NO_SUCH_RUN,
     RUN_FINISHED,
+    RUN_ID_EXAMPLE,
     SYNC_RUNNING,
     UNAUTHORIZED,
     UNAVAILABLE,
@@ -36,19 +37,20 @@ from flows.state_mirror import mirror_state, open_run_of
 from tasks.entities import EntityName
 from tasks.errors import FLOW_RUN_DELETED
 from tasks.trail.audit_trail import AuditTrail
-from tasks.trail.fields import RunId, RunKey
+from tasks.trail.fields import RunId
 from tasks.trail.history import Page, RunEntry, RunHistory, StepPage
 from tasks.trail.runs import RunOptions, RunRecord
 from tasks.trail.stages import RunStatus
 from tasks.trail.step_cursor import CURSOR_PATTERN, StepCursor
 
-API_TRIGGER: Final = "REST API"
 _OBSTACLE_SECONDS: Final = 2.0
 """How long the start of a sync, which Prefect has by then, waits to hear whether it begins."""
 BEARER: Final = Depends(HTTPBearer(auto_error=False, description="ADMIN_API_TOKEN, if set"))
 
 PageNumber = Annotated[int, Query(ge=1, le=1_000_000, description="Which page, from 1.")]
 PageLimit = Annotated[int, Query(ge=1, le=500, description="Entries a page.")]
+_RUN_NAME: Final = "`run_id` of the run, or the id of its flow run."
+RunName = Annotated[str, Path(description=_RUN_NAME, examples=[RUN_ID_EXAMPLE])]
 router = APIRouter(
     prefix="/api/admin/sync",
     tags=["sync"],
@@ -74,7 +76,7 @@ async def start_sync(
 
     It waits while no worker is up or the work pool is paused; the message says so.
     """
-    options = (asked or SyncRequest()).options(API_TRIGGER)
+    options = (asked or SyncRequest()).options()
     await asyncio.to_thread(retry.await_mongodb)
     flow_run, is_new = await _start(deployment, trail, options)
     run_id = await asyncio.to_thread(open_run_of, trail, flow_run)
@@ -96,9 +98,9 @@ def list_runs(history: History, page: PageNumber = 1, limit: PageLimit = 50) -> 
     summary="Show a run",
     responses=RUN_RESPONSE | error_responses(NO_SUCH_RUN),
 )
-def show_run(history: History, run_id: RunKey) -> RunEntry:
+def show_run(history: History, run_id: RunName) -> RunEntry:
     """Status, totals and first errors of a run; the counts are final once it has ended."""
-    entry = history.entry(run_id)
+    entry = history.named(run_id)
     if entry is None:
         raise NO_SUCH_RUN
     return entry
@@ -111,7 +113,7 @@ def show_run(history: History, run_id: RunKey) -> RunEntry:
 )
 def list_steps(
     history: History,
-    run_id: RunKey,
+    run_id: RunName,
     page: PageNumber = 1,
     limit: PageLimit = 50,
     ok: Annotated[bool | None, Query(description="Only items that are in, or are not.")] = None,
@@ -126,9 +128,9 @@ def list_steps(
     ] = None,
 ) -> StepPage:
     """Outcome of each item, oldest first."""
-    _existing_run(history, run_id)
+    run = _existing_run(history, run_id)
     cursor = StepCursor.parsed(after) if after else None
-    return history.steps(run_id, page, limit, ok=ok, entity_type=entity_type, after=cursor)
+    return history.steps(run.id, page, limit, ok=ok, entity_type=entity_type, after=cursor)
 
 
 @router.post(
@@ -138,7 +140,7 @@ def list_steps(
     responses=error_responses(NO_SUCH_RUN, RUN_FINISHED, BODY_TOO_LARGE, FOREIGN_PAGE),
 )
 async def cancel_sync(
-    deployment: Deployment, trail: Trail, history: History, followed: Followed, run_id: RunKey
+    deployment: Deployment, trail: Trail, history: History, followed: Followed, run_id: RunName
 ) -> RunCancelled:
     """Have Prefect end a sync and answer at once; what was sent stays on record."""
     run = await asyncio.to_thread(_existing_run, history, run_id)
@@ -210,8 +212,8 @@ def _cancelled(run: RunRecord, message: str) -> RunCancelled:
     return RunCancelled(run_id=str(run.id), status=run.status, message=message)
 
 
-def _existing_run(history: RunHistory, run_id: RunId) -> RunRecord:
-    run = history.run(run_id)
-    if run is None:
+def _existing_run(history: RunHistory, name: str) -> RunRecord:
+    run = history.named(name)
+    if not isinstance(run, RunRecord):
         raise NO_SUCH_RUN
     return run

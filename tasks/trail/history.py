@@ -80,9 +80,10 @@ class RunHistory:
         return run_record(self._runs.find_one({"_id": run_id}))
 
     @mongo_operation
-    def entry(self, run_id: RunId) -> RunEntry | None:
-        """Return the document of that key as it is shown, None where there is none."""
-        document = self._runs.find_one({"_id": run_id})
+    def named(self, name: str) -> RunEntry | None:
+        """Return the run of that `run_id`, or of the flow run of that id; None for none."""
+        match = {"_id": RunId(name)} if RunId.is_valid(name) else {"flow_run_id": name}
+        document = self._runs.find_one(match)
         return shown(RunRecord, document) if document else None
 
     @mongo_operation

@@ -72,6 +72,8 @@ class RunErrorRecord(Record):
 
     entity_type: str = Field(examples=["domain"])
     natural_key: str | None = Field(examples=["pagos.semperaltius.edu.mx"])
+    source_id: str | None = Field(None, examples=[None])
+    """`_id` of the source document, where there is no natural key."""
     code: str = Field(examples=["NOT_FOUND"])
     message: str = Field(examples=["client semperaltius does not exist"])
 

@@ -273,10 +273,12 @@ class Steps:
         """Return the oldest errors of a run, `ERRORS_SHOWN` at most."""
         errors = {**steps_with(run_id, NOT_IN), "error.code": {"$nin": _NO_ERRORS}}
         failed = self._steps.find(errors).sort(OLDEST_FIRST)
-        return [
-            RunErrorRecord.model_validate({**step, **step["error"]})
-            for step in failed.limit(ERRORS_SHOWN)
-        ]
+        return [_error_record(step) for step in failed.limit(ERRORS_SHOWN)]
+
+
+def _error_record(step: Document) -> RunErrorRecord:
+    source_id = None if step["natural_key"] else str(step["source_id"])
+    return RunErrorRecord.model_validate({**step, **step["error"], "source_id": source_id})
 
 
 def _is_one_of(source_ids: Sequence[Any]) -> Document:

@@ -3,7 +3,6 @@
 import pickle
 
 import pytest
-from prefect.client.schemas.objects import StateType
 from prefect.states import (
     Cancelled,
     Cancelling,
@@ -120,23 +119,26 @@ def test_conclusion(counted: Tally, stopped: StopReason | None, state: str, mess
 
 
 @pytest.mark.parametrize(
-    ("counted", "message"),
+    ("counted", "state", "message"),
     [
-        (tally(would_send=5), "Dry run: 5 of 5 items would be sent"),
+        (tally(would_send=5), "Completed", "Dry run: 5 of 5 items would be sent"),
         (
             tally(would_send=1, unchanged=3, failed=1, VALIDATION_ERROR=1),
+            "Partial",
             "Dry run: 1 of 5 items would be sent, 3 are unchanged, 1 would fail",
         ),
         (
             tally(would_send=5, superseded=2, gone=1),
+            "Completed",
             "Dry run: 5 of 5 items would be sent; 2 deleted duplicates are not sent; "
             "1 are gone from the source, and still enabled",
         ),
     ],
 )
-def test_a_dry_run_is_completed_whatever_it_found(counted: Tally, message: str) -> None:
+def test_a_dry_run_has_failed_where_an_item_would(counted: Tally, state: str, message: str) -> None:
     concluded = conclusion(counted, is_dry_run=True)
-    assert (concluded.type, concluded.message) == (StateType.COMPLETED, message)
+    assert (concluded.name, concluded.message) == (state, message)
+    assert status_of(concluded) is (RunStatus.PARTIAL if state == "Partial" else RunStatus.SUCCESS)
 
 
 def test_a_failure_carries_the_totals_even_to_another_process() -> None:

@@ -206,6 +206,16 @@ def test_a_dot_env_in_another_encoding_is_named(encoding: str) -> None:
     assert dot_env_fault() == "is no text in UTF-8: save it as such"
 
 
+def test_what_is_no_setting_in_a_dot_env_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    Path(".env").write_text("ADMIN_CONCURENCY=9\nADMIN_WHATEVER_ELSE=x\nOTHER=1\nADMIN_API_PORT=1")
+    for _ in range(2):
+        read_settings()
+    assert caplog.messages == [
+        ".env: ADMIN_CONCURENCY is not a setting: ADMIN_CONCURRENCY?",
+        ".env: ADMIN_WHATEVER_ELSE is not a setting",
+    ]
+
+
 def test_a_dot_env_that_is_no_file_is_named() -> None:
     Path(".env").mkdir()
     assert dot_env_fault().startswith("can't be read (Is a directory): ")

@@ -28,14 +28,26 @@ CHANGED = SyncMode.CHANGED
             {"disable_gone": True, "entities": ["client"]},
             RunOptions("REST API", ("client",), disable_gone=True),
         ),
+        (
+            {"entities": ["client"], "trigger": "after the import"},
+            RunOptions("after the import", ("client",)),
+        ),
     ],
 )
 def test_what_is_asked_for_is_what_the_run_does(asked: dict[str, Any], options: RunOptions) -> None:
-    assert SyncRequest.model_validate(asked).options("REST API") == options
+    assert SyncRequest.model_validate(asked).options() == options
 
 
 @pytest.mark.parametrize(
-    "asked", [{"entities": []}, {"entities": ["user"]}, {"mode": "half"}, {"entity": ["tenant"]}]
+    "asked",
+    [
+        {"entities": []},
+        {"entities": ["user"]},
+        {"mode": "half"},
+        {"entity": ["tenant"]},
+        {"dry_run": 0},
+        {"trigger": "x" * 201},
+    ],
 )
 def test_what_can_not_be_asked_for(asked: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

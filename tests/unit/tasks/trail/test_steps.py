@@ -167,6 +167,14 @@ def test_a_tally_counts_apart_what_is_no_failure(
     )
 
 
+def test_an_error_of_an_item_without_a_key_names_its_document(
+    steps: Steps, sync_steps: Collected, run_id: RunId
+) -> None:
+    sync_steps.insert_one(step_document(run_id, 7, PERMANENT, natural_key=None))
+    (error,) = steps.first_errors(run_id)
+    assert (error.natural_key, error.source_id) == (None, "7")
+
+
 def test_a_run_tells_of_its_oldest_errors(
     steps: Steps, sync_steps: Collected, run_id: RunId
 ) -> None:
