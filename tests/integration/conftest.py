@@ -1,6 +1,7 @@
 """Real parts for the integration tests: one mongod, Prefect server and hub a session."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,21 @@ def prefect_home(
     return prefect_home_in(tmp_path_factory.mktemp("prefect"))
 
 
+# What no test of the shared server looks at: events that are kept, and automations.
+_SPARED = {
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+}
+
+
 @pytest.fixture(scope="session")
 def prefect_api_url(prefect_home: Path) -> Iterator[str]:
-    with local_prefect_server(prefect_home) as url, prefect_at(url):
+    with ExitStack() as parts:
+        with pytest.MonkeyPatch.context() as environment:
+            for variable, value in _SPARED.items():
+                environment.setenv(variable, value)
+            url = parts.enter_context(local_prefect_server(prefect_home))
+        parts.enter_context(prefect_at(url))
         yield url
 
 
