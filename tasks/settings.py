@@ -103,17 +103,18 @@ def _ca_file(path: Path) -> Path:
 
 
 def _guarded_host(host: str, info: ValidationInfo) -> str:
-    if not _is_loopback(host) and info.data.get("token") is None:
+    if not is_loopback(host) and info.data.get("token") is None:
         raise ValueError("is not a loopback address: set ADMIN_API_TOKEN, or let it be 127.0.0.1")
     return host
 
 
 def _is_in_clear(url: str) -> bool:
     parts = urlsplit(url)
-    return parts.scheme.lower() == "http" and not _is_loopback(parts.hostname or "")
+    return parts.scheme.lower() == "http" and not is_loopback(parts.hostname or "")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
     if host == "localhost":
         return True
     try:

@@ -1,16 +1,13 @@
 """Endpoint: the address that items of one type are sent to, and the proxy on the way."""
 
 from dataclasses import dataclass, field
-from typing import Final
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 import httpx
 
 from tasks.entities import EntityType
-from tasks.settings import Settings
-
-_THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
+from tasks.settings import Settings, is_loopback
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ def endpoint_of(settings: Settings, entity_type: EntityType) -> Endpoint:
         (b"Content-Type", b"application/json"),
         (b"Accept-Encoding", b"identity"),
     )
-    is_direct = url.host in _THIS_MACHINE or proxy_bypass(url.host)
+    is_direct = is_loopback(url.host) or proxy_bypass(url.host)
     proxy = None if is_direct else getproxies().get(url.scheme)
     return Endpoint(
         entity_type.url_variable, settings.hub(entity_type), _httpcore_url(url), headers, proxy

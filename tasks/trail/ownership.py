@@ -28,6 +28,7 @@ from tasks.trail.runs import (
     as_fields,
     not_newer_than,
     opening_stage,
+    stored_inactive,
 )
 from tasks.trail.stages import UNFINISHED, RunStatus, StageRecord
 
@@ -145,12 +146,9 @@ class Ownership:
 
         It has no turn any more: the run is stopped, and only its end is recorded.
         """
-        document = stored(run)
-        document["_id"] = document.pop("id")
+        document = stored_inactive(run)
         document["stages"] = [_stored_stage(stage) for stage in stages]
         document["stopped_because"] = asdict(reason)
-        for name in INACTIVE:
-            document.pop(name, None)
         with suppress(DuplicateKeyError):
             self._runs.insert_one(document)
 

@@ -139,11 +139,8 @@ class Runs:
             stages=[],
             **as_fields(options),
         )
-        document = stored(opening)
-        document["_id"] = document.pop("id")
+        document = stored_inactive(opening)
         document["stages"] = [opening_stage(entity_type) for entity_type in options.entities]
-        for name in INACTIVE:
-            document.pop(name, None)
         run = self._runs.find_one_and_update(
             {"flow_run_id": flow_run_id},
             {"$setOnInsert": document},
@@ -206,6 +203,15 @@ class Runs:
 def run_record(document: Document | None) -> RunRecord | None:
     """Return a document of `sync_runs` as a record; None for none, or one of another shape."""
     return None if document is None else readable(RunRecord, document)
+
+
+def stored_inactive(run: RunRecord) -> Document:
+    """Return a run as it is stored while no process works on it; its stages are left to others."""
+    document = stored(run)
+    document["_id"] = document.pop("id")
+    for name in INACTIVE:
+        document.pop(name, None)
+    return document
 
 
 def sum_of(stages: Sequence[StageRecord]) -> Totals:
