@@ -24,7 +24,9 @@ def _token_is_known() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _at_debug(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
+    """Only here: threads of other tests, such as PyMongo's monitors, log at DEBUG at any time."""
+    for logger in (FOREIGN.name, "httpcore"):
+        caplog.set_level(logging.DEBUG, logger)
 
 
 class Shy:
