@@ -9,14 +9,11 @@ from prefect.futures import wait
 from pydantic import Field
 
 from flows.artifacts import publish_results
-from flows.dashboard import (
-    ProgressBoard,
-    log_stage,
-    name_of_current_run,
-    task_runs_unlogged,
-)
+from flows.dashboard import ProgressBoard, log_stage, task_runs_unlogged
 from flows.ending import end_run, end_stage, ended_on_record, raise_unless_ended
 from flows.heartbeat import heartbeat
+from flows.run_names import name_of_current_run
+from flows.server_waits import server_waits_told
 from flows.state_mirror import FLOW_NAME, MANUAL, mirror_run
 from flows.task_runners import stage_runner
 from flows.turn import take_turn
@@ -36,6 +33,7 @@ Trigger = Annotated[str, Field(max_length=200)]
 
 @flow(
     name=FLOW_NAME,
+    persist_result=False,
     flow_run_name=name_of_current_run,
     on_completion=[mirror_run, publish_results],
     on_failure=[mirror_run, publish_results],
@@ -58,7 +56,7 @@ async def admin_sync(
 
     Args:
         entities: What to sync; whatever the order here, it runs in sync order.
-        mode: `full` sends every item; `changed` only those that Stage 1 does not hold as they are:
+        mode: "full" sends every item; "changed" only those that Stage 1 does not hold as they are:
             new, changed, or not in by the last run.
         dry_run: Read, validate and decide as a real run does, but send nothing.
         skip_orphans: Do not send an item whose parent failed in this run with a permanent error.
@@ -74,6 +72,7 @@ async def admin_sync(
     attempt = await take_turn(settings, options)
     with (
         flow_run_of(attempt, settings) as run,
+        server_waits_told(run.id),
         stage_runner(settings) as task_runner,
         ended_on_record(run),
     ):

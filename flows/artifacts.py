@@ -1,19 +1,27 @@
 """The results of a run that has ended, as artifacts in the dashboard: one table a question."""
 
+import ipaddress
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final, TypeAlias
+from uuid import UUID
 
 from prefect import Flow
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import ObjectNotFound
 
+from flows.markdown import as_cell, escaped
+from flows.server_waits import notice_of
 from tasks.entities import label_of
-from tasks.settings import MongoSettings, read_mongo_settings
+from tasks.errors import ErrorClass
+from tasks.settings import MongoSettings, SettingsError, read_api_settings, read_mongo_settings
+from tasks.trail.fields import RunId
 from tasks.trail.history import RunHistory, run_history
 from tasks.trail.item_history import ItemHistory, item_history
 from tasks.trail.items import ItemRecord
@@ -29,10 +37,8 @@ _ITEMS_SHOWN: Final = 100
 """How many items of a kind a run tables; all of them are in `sync_items`."""
 _FAULTS_SHOWN: Final = 10_000
 """How many failures and how many changes a dry run tables; all of them are in `sync_steps`."""
-_MARKUP: Final = re.compile(
-    r"[\\`*\[\]<&~@] | (?<!\w)_ | _(?!\w) | :(?=//) | (?<=www)\.", re.IGNORECASE | re.VERBOSE
-)
-"""Marks of emphasis, links, images and HTML in a text that is taken for Markdown."""
+_URGENCY: Final = (ErrorClass.RUN_STOPPING, ErrorClass.PERMANENT, ErrorClass.TRANSIENT)
+"""Classes of failures, those first that need a person: a retry may mend the last one."""
 
 
 def publish_results(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -57,11 +63,23 @@ def publish_results_of(flow_run: FlowRun, settings: MongoSettings) -> None:
         _publish_gone(flow_run, run, items)
 
 
+async def remove_artifacts(prefect: PrefectClient, flow_run_id: UUID) -> None:
+    """Remove what earlier attempts of a flow run have left: it tells of what is past.
+
+    Raises:
+        httpx.HTTPError: Prefect's API doesn't answer.
+    """
+    of_flow_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
+    for artifact in await prefect.read_artifacts(artifact_filter=of_flow_run):
+        with suppress(ObjectNotFound):
+            await prefect.delete_artifact(artifact.id)
+
+
 def _publish_run(flow_run: FlowRun, run: RunRecord) -> None:
     _publish(
         flow_run,
         key="summary",
-        description=f"{run.status}: {run.message or ''} (run_id {run.id})",
+        description=f"{run.status}: {_told_of(run)}",
         rows=list(_summary_rows(run)),
     )
 
@@ -70,7 +88,7 @@ def _publish_dry_run(flow_run: FlowRun, run: RunRecord) -> None:
     _publish(
         flow_run,
         key="dry-run",
-        description=f"{run.message or ''} (run_id {run.id})",
+        description=_told_of(run),
         rows=[_dry_run_row(stage) for stage in run.stages],
     )
 
@@ -78,7 +96,7 @@ def _publish_dry_run(flow_run: FlowRun, run: RunRecord) -> None:
 def _publish_failures(
     flow_run: FlowRun, run: RunRecord, what: str, history: RunHistory, limit: int
 ) -> None:
-    failures = list(history.failures(run.id, limit))
+    failures = sorted(history.failures(run.id, limit), key=_urgency)
     if failures:
         _publish(
             flow_run,
@@ -136,17 +154,47 @@ def _publish(flow_run: FlowRun, *, key: str, description: str, rows: Sequence[_R
     table = ArtifactCreate(
         type="table",
         key=key,
-        description=_literal(description),
-        data=json.dumps([{name: _literal(cell) for name, cell in row.items()} for row in rows]),
+        description=description,
+        data=json.dumps([{name: _cell(cell) for name, cell in row.items()} for row in rows]),
         flow_run_id=flow_run.id,
     )
     with get_client(sync_client=True) as client:
         client.create_artifact(table)
 
 
-def _literal(cell: Any) -> Any:
-    """Let the dashboard, which takes texts of an artifact for Markdown, show them as they are."""
-    return _MARKUP.sub(r"\\\g<0>", cell) if isinstance(cell, str) else cell
+def _cell(value: Any) -> Any:
+    return as_cell(value) if isinstance(value, str) else value
+
+
+def _told_of(run: RunRecord) -> str:
+    """Return what a run says of itself, and where REST shows it, as Markdown."""
+    told = f"{escaped(run.message or '')} (run_id {run.id})"
+    notice = notice_of(run.id)
+    beside = (_rest_address(run.id), escaped(notice) if notice else None)
+    return " ".join([told, *filter(None, beside)])
+
+
+def _rest_address(run_id: RunId) -> str | None:
+    """Return the address of a run in the REST API; None where the settings here name none."""
+    try:
+        api = read_api_settings()
+    except SettingsError:
+        return None
+    if api.port == 0 or _is_wildcard(api.host):
+        return None
+    host = f"[{api.host}]" if ":" in api.host else api.host
+    return f"http://{host}:{api.port}/api/admin/sync/runs/{run_id}"
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _urgency(step: StepRecord) -> int:
+    return _URGENCY.index(step.error.error_class) if step.error else len(_URGENCY)
 
 
 def _summary_rows(run: RunRecord) -> Iterator[_Row]:

@@ -10,8 +10,6 @@ from tasks.trail.stages import RunStatus, StageTotals, Tally
 
 PARTIAL: Final = "Partial"
 """Name of the failed state of a run or stage of which some items are in."""
-WAITING: Final = "Waiting"
-"""Name of the running state of a run that waits for its turn."""
 SKIPPED: Final = "Skipped"
 """Name of the cancelled state of a run of a schedule that another run stands in for."""
 STOPPED: Final = "Stopped"

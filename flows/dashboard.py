@@ -1,4 +1,4 @@
-"""The dashboard's view of a run beside its states and its results: name, progress, log."""
+"""The dashboard's view of a run beside its name, states and results: progress and log."""
 
 import asyncio
 import logging
@@ -11,36 +11,16 @@ from prefect import get_run_logger
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.client.schemas.objects import State
 
-from flows.state_mirror import current_flow_run, options_of
-from tasks.entities import ENTITY_NAMES
 from tasks.run import Run
 from tasks.trail.fields import RunId
 from tasks.trail.history import RunHistory, run_history
-from tasks.trail.runs import RunOptions, SyncMode
 from tasks.trail.stages import StageRecord, pace_in_words
 from tasks.trail.steps import StepRecord
 
 _FAILURES_SHOWN: Final = 100
 """How many failures a stage logs; all of them are in `sync_steps`."""
-PROGRESS_SECONDS: Final = 2.0
+PROGRESS_SECONDS: Final = 1.0
 """How often the progress of a stage is told."""
-_TRIGGER_LENGTH: Final = 60
-
-
-def name_of_run(options: RunOptions) -> str:
-    """Return the name of a run, such as `all entities - schedule`."""
-    is_all = len(options.entities) == len(ENTITY_NAMES)
-    what = "all entities" if is_all else ", ".join(options.entities)
-    if options.mode is SyncMode.CHANGED:
-        what = f"changed: {what}"
-    if options.dry_run:
-        what = f"dry run: {what}"
-    return f"{what} - {options.trigger[:_TRIGGER_LENGTH]}"
-
-
-def name_of_current_run() -> str:
-    """Name of the `admin-sync` flow run that is about to begin."""
-    return name_of_run(options_of(current_flow_run()))
 
 
 class ProgressBoard:
@@ -82,11 +62,9 @@ async def _show_progress(
     is_ended = False
     while not is_ended:
         is_ended = await _is_set_within(PROGRESS_SECONDS, stage_ended)
-        done, stage = await asyncio.to_thread(_progress, history, run_id, entity_type)
-        percentage = 100.0 if is_ended else min(99.0, 100 * done / max(stage.total, 1))
-        description = f"{entity_type}: {done} of {stage.total} items"
-        if stage.pace is not None:
-            description += f", {pace_in_words(stage.pace)}"
+        stage = await asyncio.to_thread(_stage_of, history, run_id, entity_type)
+        percentage = 100.0 if is_ended else min(99.0, 100 * stage.done / max(stage.total, 1))
+        description = progress_in_words(stage)
         if artifact_id is None:
             artifact_id = await acreate_progress_artifact(
                 percentage, key=f"progress-{entity_type}", description=description
@@ -103,11 +81,25 @@ async def _is_set_within(seconds: float, event: asyncio.Event) -> bool:
     return True
 
 
-def _progress(history: RunHistory, run_id: RunId, entity_type: str) -> tuple[int, StageRecord]:
+def _stage_of(history: RunHistory, run_id: RunId, entity_type: str) -> StageRecord:
     run = history.run(run_id)
     stages = (stage for stage in (run.stages if run else ()) if stage.entity_type == entity_type)
-    stage = next(stages, StageRecord(entity_type=entity_type))
-    return history.steps_done(run_id, entity_type), stage
+    return next(stages, StageRecord(entity_type=entity_type))
+
+
+def progress_in_words(stage: StageRecord) -> str:
+    """Return how far a stage has come, such as `domain: 3 of 9 items: 2 ok, 1 failed`."""
+    counts = {
+        "ok": stage.success,
+        "unchanged": stage.unchanged,
+        "failed": stage.failed,
+        "skipped": stage.skipped - stage.unchanged,
+        "retrying": stage.retrying,
+    }
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    progress = f"{stage.entity_type}: {stage.done} of {stage.total} items"
+    pace = None if stage.pace is None else pace_in_words(stage.pace)
+    return ", ".join(filter(None, (f"{progress}: {told}" if told else progress, pace)))
 
 
 @contextmanager

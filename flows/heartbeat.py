@@ -61,11 +61,12 @@ def _in_words(error: Exception) -> str:
 
 
 async def _keep_turn(run: Run) -> None:
-    """Show that the process lives, until the run is no longer its own."""
+    """Show that the process lives, and its live counts, until the run is no longer its own."""
     is_kept = True
     while is_kept:
         with suppress(MongoError):
             is_kept = await asyncio.to_thread(run.trail.ownership.keep, run.attempt)
+        await asyncio.to_thread(run.trail.live.write)
         await asyncio.sleep(BEAT_SECONDS)
     with suppress(MongoError):
         if reason := await asyncio.to_thread(run.trail.stops.reason, run.attempt):

@@ -63,9 +63,10 @@ def mirror_state(trail: AuditTrail, flow_run: FlowRun, state: State[Any]) -> Non
     run_id = open_run_of(trail, flow_run)
     status, message, at = status_of(state), state.message or "", state.timestamp
     if status.is_terminal:
-        trail.counting.end_run(run_id, status, message, at, _begun_here.get(run_id))
+        name = None if state.is_cancelling() else state.name
+        trail.counting.end_run(run_id, status, message, at, _begun_here.get(run_id), name)
     elif status is RunStatus.PENDING:
-        trail.ownership.suspend(run_id, message, at)
+        trail.ownership.suspend(run_id, message, at, state.name or status.state_name)
 
 
 def open_run_of(trail: AuditTrail, flow_run: FlowRun) -> RunId:

@@ -1,6 +1,7 @@
 """Turn: one sync of a database runs at a time; another one waits here for its turn, and says so."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, NoReturn
@@ -12,10 +13,11 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort
 from prefect.states import Cancelled, Running
 
+from flows.artifacts import remove_artifacts
 from flows.audit_sweep import end_dead_runs
-from flows.conclusion import WAITING
 from flows.ending import cancel_in_trail
 from flows.orders import flow_run_in_prefect, order_of
+from flows.run_names import tags_of_run
 from flows.state_mirror import (
     begun_here,
     current_flow_run,
@@ -28,6 +30,7 @@ from tasks.errors import FLOW_RUN_DELETED, RUN_CANCELLED, RUN_ENDED, StopReason
 from tasks.settings import Settings
 from tasks.trail.audit_trail import AuditTrail, audit_trail
 from tasks.trail.fields import RunAttempt, RunId
+from tasks.trail.ownership import WAITING
 from tasks.trail.runs import RunOptions
 
 
@@ -54,6 +57,8 @@ async def take_turn(settings: Settings, options: RunOptions) -> RunAttempt:
     begun_at = running_since()
     async with get_client() as prefect:
         await _raise_if_revived(prefect, trail)
+        with suppress(httpx.HTTPError):
+            await _tag(prefect, tags_of_run(options, settings.mongodb_database))
         run_id, options = await asyncio.to_thread(open_current_run, trail, options)
         attempt = await asyncio.to_thread(trail.ownership.take, run_id, options, begun_at)
         if attempt is None:
@@ -62,6 +67,9 @@ async def take_turn(settings: Settings, options: RunOptions) -> RunAttempt:
                 await wait.go_on(settings)
                 attempt = await asyncio.to_thread(trail.ownership.take, run_id, options, begun_at)
             await wait.end(attempt)
+        if attempt.number > 1:
+            with suppress(httpx.HTTPError):
+                await remove_artifacts(prefect, current_flow_run().id)
     begun_here(attempt)
     return attempt
 
@@ -89,6 +97,13 @@ async def _raise_if_revived(prefect: PrefectClient, trail: AuditTrail) -> None:
         result = await prefect.set_flow_run_state(flow_run.id, states[-2])
         await asyncio.to_thread(mirror_state, trail, flow_run, result.state or states[-2])
         raise Abort("the run was cancelled before it began")
+
+
+async def _tag(prefect: PrefectClient, tags: Sequence[str]) -> None:
+    """Give the flow run that runs here those of the tags that it lacks."""
+    flow_run = current_flow_run()
+    if lacking := [tag for tag in tags if tag not in flow_run.tags]:
+        await prefect.update_flow_run(flow_run.id, tags=[*flow_run.tags, *lacking])
 
 
 class _Wait:

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ from tasks.trail.gone import GoneItems
 from tasks.trail.items import Announcement, ItemKey, ItemRecord, Sent
 from tasks.trail.runs import RunRecord, SyncMode
 from tasks.trail.stages import StageRecord, Tally
-from tasks.trail.steps import Step
+from tasks.trail.steps import PriorStep, Step
 
 _RUNS_KEPT: Final = 8
 _NEW_OBJECTS: Final = 50_000
@@ -83,6 +84,8 @@ class Run:
         self.gates = {entity_type.name: self._gate(entity_type) for entity_type in ENTITY_TYPES}
         self.stop_switch = StopSwitch(attempt, self.trail.stops, self.gates)
         self.refusals = Refusals()
+        self.unchanged: Counter[str] = Counter()
+        """Unchanged items that are in the live counts, by task run: its retries find them again."""
         self.tallies: dict[str, Tally] = {}
         """Tally of each stage that has ended here, by entity type."""
         self._record = record
@@ -116,10 +119,21 @@ class Run:
             ]
         )
 
-    def record(self, outcome: Outcome, *, is_new: bool = False, **facts: Any) -> None:
-        """Record what came of an item; `facts` are further fields of its step.
+    def record(
+        self,
+        outcome: Outcome,
+        *,
+        replaced: PriorStep | None = None,
+        is_new: bool = False,
+        **facts: Any,
+    ) -> None:
+        """Record what came of an item.
 
-        `is_new` tells that the run has no step of it yet, as far as is known.
+        Args:
+            outcome: what came of it.
+            replaced: the step of it that is on record in this run; None for none.
+            is_new: whether the run has none, as far as is known.
+            facts: further fields of its step.
         """
         found, request, answer = outcome.found, outcome.request, outcome.answer
         step = Step(
@@ -141,7 +155,7 @@ class Run:
         if not self.options.dry_run:
             hub = self.settings.hub(found.entity_type)
             write = item_write(hub, outcome, self.id, datetime.now(UTC))
-        self.trail.buffer.record(step, write, is_new=is_new)
+        self.trail.buffer.record(step, write, replaced=replaced, is_new=is_new)
 
     def note_back(self, entity_type: EntityType, natural_keys: Sequence[str]) -> None:
         """Note that items which had been gone from the source are there again."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect.futures import PrefectFuture
 
+from tasks.batch_result import BatchCount
 from tasks.decision import LeaveUnchanged, Reject, after_failed_batch, error_of_twin
 from tasks.entities import EntityType, entity_type_named
 from tasks.errors import GONE_TOO_MANY, ErrorClass, ItemError
@@ -17,7 +18,6 @@ from tasks.source.batch import Batch, GoneBatch, batch_sizes
 from tasks.source.item import InvalidItem
 from tasks.trail.gone import GoneItems
 from tasks.trail.stages import StageTotals, Tally
-from tasks.upsert import BatchCount
 
 
 class SourceMissing(RuntimeError):
@@ -48,7 +48,8 @@ def plan_stage(run: Run, entity_name: str) -> list[Batch]:
     """
     entity_type = entity_type_named(entity_name)
     hub = run.settings.hub(entity_type)
-    run.trail.stages.begin(run.attempt, entity_name, hub, datetime.now(UTC))
+    items_in = run.trail.steps.items_in(run.id, entity_name) if run.attempt.number > 1 else 0
+    run.trail.stages.begin(run.attempt, entity_name, hub, datetime.now(UTC), items_in)
     for twin in run.source.duplicates(entity_type):
         run.record(Outcome(twin, error_of_twin(twin)))
     run.trail.buffer.flush()
@@ -73,7 +74,9 @@ def plan_gone(run: Run, entity_name: str) -> list[GoneBatch]:
     gone = run.find_gone(entity_type)
     if gone.are_too_many:
         run.record(_too_many(entity_type, gone))
+        run.trail.live.add(run.attempt, entity_name, {"total": 1})
         return []
+    run.trail.live.add(run.attempt, entity_name, {"total": len(gone.natural_keys)})
     return _gone_batches(entity_name, gone.natural_keys, run.settings)
 
 
@@ -106,7 +109,8 @@ def _write_off(run: Run, batch: Batch | GoneBatch, cause: BaseException) -> Stag
         for candidate in page:
             match after_failed_batch(candidate, conditions, cause):
                 case Reject(found, error):
-                    run.record(Outcome(found, error, known=candidate.known))
+                    outcome = Outcome(found, error, known=candidate.known)
+                    run.record(outcome, replaced=candidate.prior)
                 case LeaveUnchanged():
                     count.add_unchanged()
     return count.result().totals

@@ -2,19 +2,18 @@
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, TypeGuard
 
 from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import Abort
-from prefect.states import Completed, Failed
 from prefect.tasks import Task, exponential_backoff
 
+from tasks.batch_result import BatchCount, BatchResult
 from tasks.changes import changes_between
 from tasks.decision import (
     NOT_SENT_IN_DRY_RUN,
@@ -30,7 +29,7 @@ from tasks.decision import (
     stop_after,
 )
 from tasks.entities import EntityType, entity_type_named
-from tasks.errors import SUPERSEDED, ErrorClass, ItemError, LeaveReason, StopReason
+from tasks.errors import LeaveReason, StopReason
 from tasks.hub.answer import UpsertOutcome
 from tasks.hub.breaker import Permit
 from tasks.limit import SlotsUnavailable
@@ -43,7 +42,7 @@ from tasks.slots import HeldSlot
 from tasks.source.batch import Batch, GoneBatch
 from tasks.trail.audit_trail import audit_trail
 from tasks.trail.fields import RunAttempt, RunId
-from tasks.trail.stages import RequestTimes, StageTotals
+from tasks.trail.stages import RequestTimes
 
 RETRY_JITTER_FACTOR: Final = 0.3
 """A retry comes at 0.3 to 1.3 times its delay (Prefect's clamped Poisson interval)."""
@@ -51,77 +50,6 @@ _ANNOUNCED_AT_ONCE: Final = 100
 """So many items are announced, then sent: of so many a crash leaves it in doubt."""
 RETRYABLE: Final = (MongoUnavailable, SlotsUnavailable)
 """Errors of a batch that another try may mend; it goes on where its records end."""
-
-
-@dataclass(frozen=True)
-class BatchResult:
-    """Items of a batch by outcome; `to_retry` of the failed ones are worth a retry."""
-
-    totals: StageTotals
-    to_retry: int = 0
-    first_error: ItemError | None = None
-
-    def as_state(self) -> State["BatchResult"]:
-        """Return the Prefect state of the batch's task run."""
-        totals = self.totals
-        left_alone = totals.unchanged + totals.would_send
-        with_step = totals.wanted - left_alone
-        counted = f"{totals.success} of {with_step} items are in"
-        if left_alone:
-            counted += f", {left_alone} were left alone"
-        if self.first_error is None:
-            return Completed(message=counted, data=self)
-        why = f"{self.first_error.code}: {self.first_error.message}"
-        return Failed(message=why if with_step == 1 else f"{counted}; {why}", data=self)
-
-
-class BatchCount:
-    """Counts the items of a batch by outcome, one after the other."""
-
-    def __init__(self) -> None:
-        self._items: Counter[str] = Counter()
-        self._to_retry = 0
-        self._first_to_send: str | None = None
-        self._first_error: ItemError | None = None
-
-    def add_outcome(self, error: ItemError | None) -> None:
-        """Count an item that is in, or is not for that error."""
-        if error is None:
-            self._items["success"] += 1
-            return
-        if error.code == SUPERSEDED:
-            self._items["superseded"] += 1
-            return
-        self._items["skipped" if error.error_class is ErrorClass.SKIPPED else "failed"] += 1
-        self._to_retry += error.error_class is ErrorClass.TRANSIENT
-        self._first_error = self._first_error or error
-
-    def add_unchanged(self) -> None:
-        """Count an item that an earlier run has sent."""
-        self._items["unchanged"] += 1
-
-    def add_would_send(self, natural_key: str) -> None:
-        """Count an item that a real run would send."""
-        self._items["would_send"] += 1
-        self._first_to_send = self._first_to_send or natural_key
-
-    def result(self) -> BatchResult:
-        """Return the result of the items so far."""
-        items = self._items
-        totals = StageTotals(
-            total=items.total(),
-            success=items["success"],
-            failed=items["failed"],
-            skipped=items["skipped"]
-            + items["unchanged"]
-            + items["superseded"]
-            + items["would_send"],
-            unchanged=items["unchanged"],
-            superseded=items["superseded"],
-            would_send=items["would_send"],
-            first=self._first_to_send,
-        )
-        return BatchResult(totals, self._to_retry, self._first_error)
 
 
 def is_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -133,8 +61,12 @@ def is_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> 
 
 def fail_awaiting_steps(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> None:
     """State hook of a task run: fails its items that await a retry, for none will come."""
-    run_id = RunId(runtime.flow_run.parameters["run_id"])
-    audit_trail(read_mongo_settings()).steps.fail_awaiting(run_id, str(task_run.id))
+    stage = runtime.flow_run.parameters
+    run_id, trail = RunId(stage["run_id"]), audit_trail(read_mongo_settings())
+    failed = trail.steps.fail_awaiting(run_id, str(task_run.id))
+    if failed and (run := trail.runs.find(run_id)):
+        changes = {"retrying": -failed, "failed": failed}
+        trail.live.add(RunAttempt(run_id, run.attempt), stage["entity_type"], changes)
 
 
 @task(
@@ -192,6 +124,7 @@ def send_batch(run: Run, batch: Batch | GoneBatch, task_run_id: str) -> BatchRes
 
 def _put_on_record(run: Run, batch: Batch | GoneBatch, sender: "_Sender") -> None:
     run.trail.buffer.flush()
+    run.trail.live.write()
     times = RequestTimes.of(sender.durations_ms)
     run.trail.stages.count_requests(run.attempt, batch.entity_type, times)
 
@@ -209,6 +142,7 @@ class _Sender:
         self._slot = slot
         self._entity_type = entity_type
         self._task_run_id = task_run_id
+        self._unchanged = 0
         self._conditions = run.conditions(entity_type)
 
     def carry_out_all(self, page: Sequence[Candidate]) -> None:
@@ -227,7 +161,8 @@ class _Sender:
             if not (isinstance(decision, Send) and candidate.found.natural_key in taken):
                 self._carry_out(decision, candidate)
         self._note_back([it.natural_key for _, it in decided if _is_back(it)])
-        self._tell_changes([it.request for _, it in decided if isinstance(it, WouldSend)])
+        self._count_unchanged([it for _, it in decided if isinstance(it, LeaveUnchanged)])
+        self._tell_changes([(c, it.request) for c, it in decided if isinstance(it, WouldSend)])
         if again := [request.item for _, request in sends if request.item.natural_key in taken]:
             self._carry_out_each(self._run.lookup.candidates(self._entity_type, again))
 
@@ -291,26 +226,44 @@ class _Sender:
             run.stop_switch.stop(reason)
         return outcome
 
+    def _count_unchanged(self, items: Sequence[LeaveUnchanged]) -> None:
+        """Add to the live counts what no earlier execution of this task run has."""
+        self._unchanged += len(items)
+        new = self._unchanged - self._run.unchanged[self._task_run_id]
+        if new > 0:
+            self._run.unchanged[self._task_run_id] += new
+            counts = {"skipped": new, "unchanged": new}
+            self._run.trail.live.add(self._run.attempt, self._entity_type.name, counts)
+
     def _note_back(self, natural_keys: Sequence[str]) -> None:
         if natural_keys and not self._conditions.is_dry_run:
             self._run.note_back(self._entity_type, natural_keys)
 
-    def _tell_changes(self, requests: Sequence[Request]) -> None:
+    def _tell_changes(self, sends: Sequence[tuple[Candidate, Request]]) -> None:
         """Record what a real run would change of the items that it would send."""
-        if not requests:
+        if not sends:
             return
-        keys = [request.item.natural_key for request in requests]
+        keys = [request.item.natural_key for _, request in sends]
         bodies = self._run.lookup.bodies(self._entity_type, keys)
-        for request in requests:
+        for candidate, request in sends:
             confirmed = bodies.get(request.item.natural_key)
             changes = changes_between(confirmed, request.item.body)
             outcome = Outcome(request.item, NOT_SENT_IN_DRY_RUN, request)
-            self._run.record(outcome, changes=changes, task_run_id=self._task_run_id)
+            self._put(outcome, candidate, changes=changes)
 
     def _record(self, outcome: Outcome, candidate: Candidate, **facts: Any) -> None:
-        is_new = candidate.prior is None
-        self._run.record(outcome, is_new=is_new, task_run_id=self._task_run_id, **facts)
+        self._put(outcome, candidate, **facts)
         self.count.add_outcome(outcome.error)
+
+    def _put(self, outcome: Outcome, candidate: Candidate, **facts: Any) -> None:
+        prior = candidate.prior
+        self._run.record(
+            outcome,
+            replaced=prior,
+            is_new=prior is None,
+            task_run_id=self._task_run_id,
+            **facts,
+        )
 
 
 def _raise_if_left(closed_because: StopReason | None) -> None:

@@ -4,13 +4,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bson import ObjectId
+from pymongo.database import Database
 
 from tasks.errors import ErrorClass, ItemError
+from tasks.mongo import MongoRetry
 from tasks.trail.fields import RunAttempt, RunId
 from tasks.trail.items import Announcement, Confirmed, ItemKey, ItemRecord, LastOutcome, Sent
+from tasks.trail.live_counts import LiveCounts
 from tasks.trail.ownership import Ownership
 from tasks.trail.runs import RunOptions
-from tasks.trail.stages import StageTotals
+from tasks.trail.stages import Stages, StageTotals
 from tasks.trail.steps import Step, state_after
 
 Document = dict[str, Any]
@@ -39,6 +42,11 @@ def begin(
     attempt = ownership.take(run_id, options, at(since))
     assert attempt is not None
     return attempt
+
+
+def live_counts(database: Database[Document], retry: MongoRetry) -> LiveCounts:
+    """Return what brings counts into `sync_runs`."""
+    return LiveCounts(Stages(database.sync_runs, retry))
 
 
 def new_step(run_id: RunId, source_id: Any = 1, **fields: Any) -> Step:

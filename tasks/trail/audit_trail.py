@@ -14,6 +14,7 @@ from tasks.trail.counting import Counting
 from tasks.trail.gone import Gone
 from tasks.trail.indexes import make_indexes
 from tasks.trail.items import ITEM_INDEXES, Items
+from tasks.trail.live_counts import LiveCounts
 from tasks.trail.ownership import TURN_INDEX, Ownership
 from tasks.trail.runs import RUN_INDEXES, Runs
 from tasks.trail.stages import Stages
@@ -48,6 +49,7 @@ class AuditTrail:
     steps: Steps
     items: Items
     gone: Gone
+    live: LiveCounts
     buffer: StepBuffer
     counting: Counting
 
@@ -71,7 +73,8 @@ def audit_trail(settings: MongoSettings) -> AuditTrail:
     if (days := settings.steps_retention_days) is not None:
         retry.call(lambda: _expire(sync_steps, days))
     lost_in_a_crash = sync_items.with_options(write_concern=_MAJORITY)
-    buffer = StepBuffer(sync_steps, lost_in_a_crash, retry)
+    live = LiveCounts(Stages(sync_runs, retry))
+    buffer = StepBuffer(sync_steps, lost_in_a_crash, live, retry)
     return trail_of(sync_runs, sync_steps, sync_items, buffer, retry)
 
 
@@ -92,6 +95,7 @@ def trail_of(
         steps,
         Items(sync_items, retry),
         Gone(sync_items, retry),
+        buffer.live,
         buffer,
         Counting(runs, steps, buffer),
     )

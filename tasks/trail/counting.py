@@ -40,6 +40,7 @@ class Counting:
         message: str,
         at: datetime | None,
         attempt: int | None = None,
+        state_name: str | None = None,
     ) -> None:
         """Note how a run ended, unless that is older news.
 
@@ -52,6 +53,7 @@ class Counting:
             message: why, in words.
             at: when Prefect has noted this end, by its clock; None where it has not.
             attempt: number of the attempt that ended so; None for whichever is the last.
+            state_name: Prefect's name of the end; None where it says no more than the status.
         """
         self._buffer.flush()
         run = self._runs.find(run_id)
@@ -64,7 +66,7 @@ class Counting:
             for stage in run.stages
         ]
         errors = self._steps.first_errors(run_id)
-        if self._runs.end(run, status, message, at, stages, errors):
+        if self._runs.end(run, status, message, at, stages, errors, state_name):
             for stage in run.stages:
                 if stage.is_open:
                     self.recount(run_id, stage.entity_type)

@@ -47,7 +47,7 @@ class StepPage(Page[StepEntry]):
     """A page of a run's steps.
 
     `total` is exact up to 10,000. Of a longer list it is what the stages of the run have counted,
-    so that those which go on are not in it yet.
+    at most two seconds late.
     """
 
     next: str | None = Field(None, examples=["1704067207000-507f1f77bcf86cd799439012"])
@@ -154,11 +154,6 @@ class RunHistory:
     def slowest(self, run_id: RunId, limit: int) -> list[StepRecord]:
         """Return the steps of a run whose last request took longest, slowest first."""
         return list(_step_records(self._slowest_steps.page({"run_id": run_id, **SENT}, limit)))
-
-    @mongo_operation
-    def steps_done(self, run_id: RunId, entity_type: str) -> int:
-        """Count the steps that a stage has by now."""
-        return self._steps.count_documents({"run_id": run_id, "entity_type": entity_type})
 
     @mongo_operation
     def _runs_on_record(self) -> int:

@@ -32,6 +32,8 @@ from tasks.trail.runs import (
 )
 from tasks.trail.stages import UNFINISHED, RunStatus, StageRecord
 
+WAITING: Final = "Waiting"
+"""Name of the Prefect state of a run that waits for its turn."""
 SILENT_SECONDS: Final = 45.0
 """A process that was not heard of for so long is gone; it is heard of each second."""
 _IS_A_RUN: Final = {"flow_run_id": {"$gte": ""}}
@@ -91,6 +93,7 @@ class Ownership:
             return None
         begun: Document = {
             "status": RunStatus.RUNNING,
+            "state": RunStatus.RUNNING.state_name,
             "message": "",
             "mirrored_at": at,
             "finished_at": None,
@@ -118,9 +121,10 @@ class Ownership:
 
         Returns False where the run has ended since, or has no document any more.
         """
-        waiting = {"status": RunStatus.PENDING, "message": message, "finished_at": None}
+        waiting = {"status": RunStatus.PENDING, "state": WAITING, "message": message}
         waits = self._runs.update_one(
-            {"_id": run_id, **not_newer_than(at, "$lte")}, {"$set": waiting, **_ALIVE_NOW}
+            {"_id": run_id, **not_newer_than(at, "$lte")},
+            {"$set": {**waiting, "finished_at": None}, **_ALIVE_NOW},
         )
         return bool(waits.matched_count)
 
@@ -153,14 +157,17 @@ class Ownership:
             self._runs.insert_one(document)
 
     @mongo_operation
-    def suspend(self, run_id: RunId, message: str, at: datetime) -> None:
+    def suspend(
+        self, run_id: RunId, message: str, at: datetime, state_name: str = "Suspended"
+    ) -> None:
         """Note that a run is suspended since `at`, by Prefect's clock, unless that is older news.
 
         It gives its turn up.
         """
-        suspended = {"status": RunStatus.PENDING, "message": message, "mirrored_at": at}
+        suspended = {"status": RunStatus.PENDING, "state": state_name, "message": message}
         self._runs.update_one(
-            {"_id": run_id, **not_newer_than(at, "$lt")}, {"$set": suspended, "$unset": INACTIVE}
+            {"_id": run_id, **not_newer_than(at, "$lt")},
+            {"$set": {**suspended, "mirrored_at": at}, "$unset": INACTIVE},
         )
 
     @mongo_operation

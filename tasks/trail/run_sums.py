@@ -13,12 +13,21 @@ from tasks.trail.stages import OUTCOMES, REQUEST_BUCKETS, RequestTimes, RunStatu
 
 _NO_DRY_RUN: Final = {"dry_run": {"$ne": True}}
 _HAS_SUCCEEDED: Final = {"$eq": ["$stages.status", RunStatus.SUCCESS.value]}
-_IN_SKIPPED: Final = {"$cond": [{"$gt": ["$stages.most_skipped", None]}, 0, "$stages.unchanged"]}
+
+
+def _once_ended(count: str) -> Document:
+    """Return a count of a stage, 0 while it is live: it may fall then."""
+    return {"$cond": [{"$eq": ["$stages.status", RunStatus.RUNNING.value]}, 0, f"$stages.{count}"]}
+
+
+_IN_SKIPPED: Final = {
+    "$cond": [{"$gt": ["$stages.most_skipped", None]}, 0, _once_ended("unchanged")]
+}
 """Unchanged items that a stage of an older version counts among the skipped, too."""
 _BY_TYPE: Final[Document] = {
     "_id": "$stages.entity_type",
     **{
-        outcome: {"$sum": {"$ifNull": [f"$stages.most_{outcome}", f"$stages.{outcome}"]}}
+        outcome: {"$sum": {"$ifNull": [f"$stages.most_{outcome}", _once_ended(outcome)]}}
         for outcome in OUTCOMES
     },
     "in_skipped": {"$sum": _IN_SKIPPED},

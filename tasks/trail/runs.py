@@ -85,6 +85,8 @@ class RunRecord(Record):
         default_factory=ObjectId, validation_alias="_id", examples=["507f1f77bcf86cd799439011"]
     )
     status: RunStatus = Field(RunStatus.PENDING, examples=["partial"])
+    state: str | None = Field(None, examples=["Partial"])
+    """Prefect's name of the state that is mirrored; None for none yet, and in older documents."""
     started_at: UtcTime = Field(examples=["2024-01-01T00:00:00.000Z"])
     finished_at: UtcTime | None = Field(None, examples=["2024-01-01T00:00:10.000Z"])
     totals: Totals = Totals()
@@ -171,14 +173,17 @@ class Runs:
         at: datetime | None,
         stages: Sequence[StageRecord],
         errors: Sequence[RunErrorRecord],
+        state_name: str | None = None,
     ) -> bool:
         """Note how a run ended, and its stages with it; False where that is older news.
 
         So it is where another attempt has begun since the run was read. `at` is when Prefect has
-        noted this end, by its clock; None where it has not.
+        noted this end, by its clock; None where it has not. `state_name` is what Prefect calls it;
+        None where that says no more than the status.
         """
+        name = state_name or status.state_name
         ending = _recounted(run, stages, errors)
-        ending["$set"] |= {"status": status, "message": message}
+        ending["$set"] |= {"status": status, "state": name, "message": message}
         ending["$unset"] = INACTIVE
         # Older versions did not count attempts.
         as_read: Document = {"_id": run.id, "attempt": run.attempt or {"$in": [0, None]}}

@@ -48,7 +48,13 @@ class RunStatus(StrEnum):
     def is_terminal(self) -> bool:
         return self not in UNFINISHED
 
+    @property
+    def state_name(self) -> str:
+        """Name of the Prefect state that says no more than the status."""
+        return _STATE_NAMES.get(self, self.capitalize())
 
+
+_STATE_NAMES: Final = {RunStatus.SUCCESS: "Completed"}
 UNFINISHED: Final = (RunStatus.PENDING, RunStatus.RUNNING)
 
 
@@ -63,6 +69,10 @@ class Totals(Record):
     success: int = Field(0, examples=[0])
     failed: int = Field(0, examples=[1])
     skipped: int = Field(0, examples=[0])
+
+
+_OF_A_RUN: Final = tuple(Totals.model_fields)
+"""Counts that a run has, too."""
 
 
 class StageTotals(Totals):
@@ -168,6 +178,8 @@ class StageRecord(StageTotals):
     """One stage of a run."""
 
     entity_type: str = Field(examples=["domain"])
+    retrying: int = 0
+    """Items that await a retry; they are in no other count but `total`."""
     hub: str | None = Field(None, exclude=True)
     """The Stage 1 that the stage sends to, as `sync_items` names it."""
     status: RunStatus = Field(RunStatus.PENDING, examples=["failed"])
@@ -188,9 +200,14 @@ class StageRecord(StageTotals):
     def is_open(self) -> bool:
         return self.status is RunStatus.RUNNING
 
+    @property
+    def done(self) -> int:
+        """How many items have come to their end."""
+        return self.success + self.failed + self.skipped
+
     def ended(self, status: RunStatus, at: datetime) -> Self:
         """Return the stage as it is once it has ended at `at`."""
-        return self.model_copy(update={"status": status, "finished_at": at})
+        return self.model_copy(update={"status": status, "finished_at": at, "retrying": 0})
 
 
 class Stages:
@@ -200,15 +217,33 @@ class Stages:
         self._runs = runs
         self._retry = retry
 
-    def begin(self, attempt: RunAttempt, entity_type: str, hub: str, at: datetime) -> None:
-        """Note that a stage runs since `at`, and which Stage 1 it sends to."""
+    def begin(
+        self, attempt: RunAttempt, entity_type: str, hub: str, at: datetime, items_in: int = 0
+    ) -> None:
+        """Note that a stage runs since `at`, and which Stage 1 it sends to.
+
+        Of what earlier attempts have recorded, `items_in` are in; this one tries all others anew.
+        """
         began = {"status": RunStatus.RUNNING, "started_at": at, "finished_at": None, "hub": hub}
-        anew = {"pace": None, "stopped_because": None}
-        self._change(attempt, entity_type, {**began, **anew})
+        anew = {"pace": None, "stopped_because": None, "retrying": 0}
+        counts = StageTotals(total=items_in, success=items_in).model_dump()
+        self._change(attempt, entity_type, {**began, **anew, **counts})
 
     def expect(self, attempt: RunAttempt, entity_type: str, items: int) -> None:
         """Note how many items a stage is going to have."""
         self._change(attempt, entity_type, {"total": items})
+
+    def count(self, attempt: RunAttempt, entity_type: str, changes: Mapping[str, int]) -> bool:
+        """Change counts of a stage that goes on, and of its run; False where that failed."""
+        added = {f"stages.$.{name}": change for name, change in changes.items() if change}
+        if not added:
+            return True
+        of_run = {f"totals.{name}": changes[name] for name in _OF_A_RUN if changes.get(name)}
+        goes_on = {"entity_type": entity_type, "status": RunStatus.RUNNING.value}
+        return self._measure(
+            {**attempt.as_match(), "stages": {"$elemMatch": goes_on}},
+            {"$inc": {**added, **of_run}},
+        )
 
     def end(
         self,
@@ -219,7 +254,8 @@ class Stages:
         at: datetime,
     ) -> None:
         """Note how a stage ended at `at`, and with how many items."""
-        ended = {"status": status, "finished_at": at, "pace": None, **totals.model_dump()}
+        ended = {"status": status, "finished_at": at, "pace": None, "retrying": 0}
+        ended |= totals.model_dump()
         self._change(attempt, entity_type, ended, most_of(totals, "$"))
 
     def count_requests(self, attempt: RunAttempt, entity_type: str, times: RequestTimes) -> None:
@@ -229,22 +265,24 @@ class Stages:
         filled = {f"buckets.{name}": requests for name, requests in times.buckets.items()}
         added = {"count": times.count, "seconds": times.seconds, **filled}
         self._measure(
-            attempt,
-            entity_type,
+            {**attempt.as_match(), "stages.entity_type": entity_type},
             {"$inc": {f"stages.$.requests.{name}": value for name, value in added.items()}},
         )
 
     def note_pace(self, attempt: RunAttempt, entity_type: str, pace: float | None) -> None:
         """Note to how many requests a second a stage is held: a measure, too."""
-        self._measure(attempt, entity_type, {"$set": {"stages.$.pace": pace}})
+        self._measure(
+            {**attempt.as_match(), "stages.entity_type": entity_type},
+            {"$set": {"stages.$.pace": pace}},
+        )
 
-    def _measure(self, attempt: RunAttempt, entity_type: str, change: Document) -> None:
+    def _measure(self, stage: Document, change: Document) -> bool:
         try:
-            self._runs.with_options(write_concern=_SOON).update_one(
-                {**attempt.as_match(), "stages.entity_type": entity_type}, change
-            )
+            self._runs.with_options(write_concern=_SOON).update_one(stage, change)
         except PyMongoError as error:
             _logger.warning("A measure is missing in the metrics: %s", type(error).__name__)
+            return False
+        return True
 
     @mongo_operation
     def _change(
@@ -255,10 +293,20 @@ class Stages:
         most: Document | None = None,
     ) -> None:
         changed = {f"stages.$.{name}": value for name, value in change.items()}
+        run = self._runs.find_one(attempt.as_match(), {"stages": True})
+        if run is None:
+            return
+        changed["totals"] = _totals_after(run["stages"], entity_type, change)
         self._runs.update_one(
             {**attempt.as_match(), "stages.entity_type": entity_type},
             {"$set": changed, **({"$max": most} if most else {})},
         )
+
+
+def _totals_after(stages: Sequence[Document], entity_type: str, change: Document) -> Document:
+    """Return the totals of a run once one of its stages, as they are stored, has changed."""
+    after = [{**each, **change} if each["entity_type"] == entity_type else each for each in stages]
+    return {name: sum(stage.get(name, 0) for stage in after) for name in _OF_A_RUN}
 
 
 def most_of(totals: StageTotals, position: int | str) -> Document:

@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -14,8 +15,10 @@ from pymongo.errors import PyMongoError
 from tasks.mongo import Document, MongoRetry, mongo_operation
 from tasks.mongo_errors import MongoError
 from tasks.trail.bulk import is_inserted_as_it_is, write_all
+from tasks.trail.fields import RunAttempt
 from tasks.trail.items import ItemWrite
-from tasks.trail.steps import Step, insert_of, upsert_of
+from tasks.trail.live_counts import LiveCounts, changes_by
+from tasks.trail.steps import PriorStep, Step, insert_of, upsert_of
 
 _logger = logging.getLogger(__name__)
 
@@ -34,10 +37,15 @@ class StepBuffer:
     """
 
     def __init__(
-        self, steps: Collection[Document], items: Collection[Document], retry: MongoRetry
+        self,
+        steps: Collection[Document],
+        items: Collection[Document],
+        live: LiveCounts,
+        retry: MongoRetry,
     ) -> None:
         self._steps = steps
         self._items = items
+        self.live: Final = live
         self._retry = retry
         self._waiting: list[_Entry] = []
         self._waiting_lock = threading.Lock()
@@ -45,12 +53,20 @@ class StepBuffer:
         self._items_lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
-    def record(self, step: Step, item: ItemWrite | None = None, *, is_new: bool = False) -> None:
+    def record(
+        self,
+        step: Step,
+        item: ItemWrite | None = None,
+        *,
+        replaced: PriorStep | None = None,
+        is_new: bool = False,
+    ) -> None:
         """Take a step in, and what it changes of its item; they are written soon.
 
         Args:
             step: the step.
             item: what it changes of its item; None for nothing.
+            replaced: the step of the document that is on record; None for none.
             is_new: whether the run has no step of the document yet, as far as is known.
 
         Raises:
@@ -58,7 +74,8 @@ class StepBuffer:
         """
         with self._waiting_lock:
             can_insert = is_new and is_inserted_as_it_is(step.source_id)
-            self._waiting.append(_Entry(step, insert_of(step) if can_insert else None, item))
+            insert = insert_of(step) if can_insert else None
+            self._waiting.append(_Entry(step, insert, item, changes_by(step, replaced)))
             is_full = len(self._waiting) >= STEPS_BEHIND
             if self._timer is None:
                 self._timer = threading.Timer(SECONDS_BEHIND, self._flush_by_timer)
@@ -85,6 +102,16 @@ class StepBuffer:
                 _write_items(self._items, entries)
         finally:
             self._items_lock.release()
+        self._count(entries)
+
+    def _count(self, entries: Sequence["_Entry"]) -> None:
+        changes: defaultdict[tuple[RunAttempt, str], Counter[str]] = defaultdict(Counter)
+        for entry in entries:
+            step = entry.step
+            attempt = RunAttempt(step.run_id, step.run_attempt)
+            changes[attempt, step.entity_type].update(entry.changes)
+        for (attempt, entity_type), changed in changes.items():
+            self.live.add(attempt, entity_type, changed)
 
     @contextmanager
     def _kept_unless_written(self, entries: Sequence["_Entry"]) -> Iterator[None]:
@@ -112,11 +139,12 @@ class StepBuffer:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A step that waits; `insert` is its write while it is new."""
+    """A step that waits; `insert` is its write while it is new, `changes` what it counts."""
 
     step: Step
     insert: InsertOne[Document] | None
     item: ItemWrite | None
+    changes: Mapping[str, int]
 
 
 def _write_steps(collection: Collection[Document], entries: Sequence[_Entry]) -> None:

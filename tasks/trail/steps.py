@@ -247,13 +247,22 @@ class Steps:
         return frozenset(step["natural_key"] for step in steps if step["natural_key"])
 
     @mongo_operation
-    def fail_awaiting(self, run_id: RunId, task_run_id: str | None = None) -> None:
-        """Fail a run's items, or a task run's, that await a retry: none will come."""
+    def fail_awaiting(self, run_id: RunId, task_run_id: str | None = None) -> int:
+        """Fail a run's items, or a task run's, that await a retry: none will come.
+
+        Returns how many there were.
+        """
         of_task_run = {"task_run_id": task_run_id} if task_run_id else {}
-        self._steps.update_many(
+        failed = self._steps.update_many(
             {"run_id": run_id, **of_task_run, **_AWAITING_RETRY},
             {"$set": {"state": StepState.FAILED.value, "updated_at": datetime.now(UTC)}},
         )
+        return failed.modified_count
+
+    @mongo_operation
+    def items_in(self, run_id: RunId, entity_type: str) -> int:
+        """Count the items of a stage that are in, as far as steps tell."""
+        return self._steps.count_documents(steps_with(run_id, [None], entity_type))
 
     @mongo_operation
     def tally(self, run_id: RunId, entity_type: str) -> Tally:

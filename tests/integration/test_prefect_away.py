@@ -7,9 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 import psutil
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -74,3 +76,31 @@ def test_killed_in_mid_run_and_started_again(
     assert (run["status"], state) == ("success", StateType.COMPLETED), log[-3000:]
     assert exit_status == 0
     assert len(steps) == 155
+
+
+def test_a_busy_server_is_told_of_once_with_what_ends_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    send = httpx.AsyncHTTPTransport.handle_async_request
+    busy = [httpx.Response(503, headers={"Retry-After": "1"})]
+
+    async def send_unless_busy(
+        transport: httpx.AsyncHTTPTransport, request: httpx.Request
+    ) -> httpx.Response:
+        if busy and request.url.path.endswith("/task_runs/"):
+            return busy.pop()
+        return await send(transport, request)
+
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", send_unless_busy)
+    world.add_tenants(1)
+    run = world.sync()
+    assert run.document["status"] == "success"
+    told = [record for record in caplog.records if "HTTP 503" in record.getMessage()]
+    (notice,) = [(record.name, record.levelname) for record in told]
+    assert notice == ("prefect.flow_runs", "WARNING")
+    of_run = ArtifactFilterFlowRunId(any_=[UUID(run.document["flow_run_id"])])
+    with get_client(sync_client=True) as prefect:
+        found = prefect.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run))
+    (summary,) = (each.description for each in found if each.key == "summary")
+    assert summary is not None
+    assert "Prefect's server was busy" in summary

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -194,7 +195,7 @@ class World:
     def sync_tenants_while(self, event: Callable[[], None]) -> SyncRun:
         """Sync the tenants in this thread, and let something happen in another one."""
         with ThreadPoolExecutor(1) as elsewhere:
-            happening = elsewhere.submit(event)
+            happening = elsewhere.submit(copy_context().run, event)
             run = self.sync(entities=["tenant"])
             happening.result()
         return run

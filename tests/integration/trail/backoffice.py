@@ -14,6 +14,7 @@ from unittest.mock import MagicMock, Mock, patch
 from pymongo.database import Database
 
 from flows.conclusion import conclusion, status_of
+from tasks.batch_result import BatchResult
 from tasks.entities import EntityType
 from tasks.errors import ErrorClass, ItemError
 from tasks.hub.answer import UpsertOutcome
@@ -25,11 +26,11 @@ from tasks.stage import close_stage, plan_gone, plan_stage
 from tasks.trail.audit_trail import AuditTrail, trail_of
 from tasks.trail.items import ItemWrite
 from tasks.trail.runs import RunOptions, SyncMode
-from tasks.trail.stages import RunStatus, Tally
+from tasks.trail.stages import RunStatus, StageTotals, Tally
 from tasks.trail.step_buffer import StepBuffer
 from tasks.trail.steps import Step
-from tasks.upsert import BatchResult, send_batch
-from tests.trail_documents import begin
+from tasks.upsert import send_batch
+from tests.trail_documents import begin, live_counts
 
 Document = dict[str, Any]
 
@@ -141,7 +142,9 @@ class BackOffice:
 
     def _trail(self) -> AuditTrail:
         database, retry = self.database, self._retry
-        buffer = MortalBuffer(database.sync_steps, database.sync_items, retry)
+        buffer = MortalBuffer(
+            database.sync_steps, database.sync_items, live_counts(database, retry), retry
+        )
         return trail_of(database.sync_runs, database.sync_steps, database.sync_items, buffer, retry)
 
     def _synced(self, run: Run) -> "Synced":
@@ -151,16 +154,28 @@ class BackOffice:
         results += [self._sent(run, batch) for batch in gone]
         futures: Any = [Mock(result=Mock(return_value=result)) for result in results]
         tally = close_stage(run, "tenant", [*batches, *gone], futures)
+        self._require_live(run, tally.totals)
         status = status_of(conclusion(tally, run.stop_switch.reason("tenant")))
         steps = list(self.database.sync_steps.find({"run_id": run.id}))
         return Synced(status, tally, steps)
 
+    def _require_live(self, run: Run, totals: StageTotals) -> None:
+        """The counts that were live while the stage went on came to what its end counts."""
+        run.trail.live.write()
+        record = run.trail.runs.find(run.id)
+        assert record is not None
+        (live,) = (stage for stage in record.stages if stage.entity_type == "tenant")
+        assert live.failed + live.retrying == totals.failed
+        counts = {"success", "skipped", "unchanged", "superseded"}
+        assert live.model_dump(include=counts) == totals.model_dump(include=counts)
+        assert live.total == totals.total
+
     def _sent(self, run: Run, batch: Batch | GoneBatch) -> BatchResult:
-        result = send_batch(run, batch, "a task run")
+        result = send_batch(run, batch, batch.name)
         for _ in range(run.settings.retry_max):
             if not result.to_retry:
                 break
-            result = send_batch(run, batch, "a task run")
+            result = send_batch(run, batch, batch.name)
         return result
 
 
@@ -184,8 +199,8 @@ class Synced:
 class MortalBuffer(StepBuffer):
     """A buffer that writes by no clock, and may die."""
 
-    def record(self, step: Step, item: ItemWrite | None = None, *, is_new: bool = False) -> None:
-        super().record(step, item, is_new=is_new)
+    def record(self, step: Step, item: ItemWrite | None = None, **facts: Any) -> None:
+        super().record(step, item, **facts)
         if self._timer is not None:
             self._timer.cancel()
 

@@ -231,3 +231,5 @@ def test_sums_of_runs_read_the_newest_runs_only(
     assert figures.sum() == told
     assert examined(database, "sync_runs", figures.sum) <= 2 * 150
     assert examined(database, "sync_runs", figures.paces) == 0
+    assert examined(database, "sync_runs", figures.running_stages) == 0
+    assert examined(database, "sync_runs", figures.last_durations) <= 200

@@ -27,6 +27,7 @@ from tests.trail_documents import (
     confirmed,
     failure,
     item_key,
+    live_counts,
     new_step,
 )
 
@@ -37,7 +38,8 @@ NEVER = {"never": {"$exists": True}}
 
 @pytest.fixture
 def buffer(database: Database[Document], retry: MongoRetry) -> StepBuffer:
-    return StepBuffer(database.sync_steps, database.sync_items, retry)
+    live = live_counts(database, retry)
+    return StepBuffer(database.sync_steps, database.sync_items, live, retry)
 
 
 def take(database: Database[Document], validator: Document, collection: str = "sync_steps") -> None:
@@ -144,7 +146,7 @@ def test_a_step_that_is_recorded_while_a_write_fails_comes_after(
     database: Database[Document], retry: MongoRetry
 ) -> None:
     run_id, steps = ObjectId(), Mock()
-    buffer = StepBuffer(steps, Mock(), retry)
+    buffer = StepBuffer(steps, Mock(), Mock(), retry)
 
     def fail(*_: Any, **__: Any) -> None:
         buffer.record(new_step(run_id, attempts=2))
@@ -266,7 +268,7 @@ def test_a_step_that_collides_gets_a_second_try(
     database: Database[Document], retry: MongoRetry, collisions: int, is_written: bool
 ) -> None:
     contended = Contended(database, collisions)
-    buffer = StepBuffer(contended, database.sync_items, retry)  # type: ignore[arg-type]
+    buffer = StepBuffer(contended, database.sync_items, Mock(), retry)  # type: ignore[arg-type]
     run_id = ObjectId()
     for number in (1, 2):
         buffer.record(new_step(run_id, number))
@@ -280,7 +282,7 @@ def test_a_collision_in_a_write_that_is_not_durable_is_no_success(retry: MongoRe
     lost = {"code": 64, "codeName": "WriteConcernFailed", "errmsg": "timed out"}
     told = BulkWriteError({"writeErrors": [collision], "writeConcernErrors": [lost]})
     steps = Mock(bulk_write=Mock(side_effect=told))
-    buffer = StepBuffer(steps, Mock(), retry)
+    buffer = StepBuffer(steps, Mock(), Mock(), retry)
     buffer.record(new_step(ObjectId()))
     for writes in (1, 2):
         with pytest.raises(MongoRefused):
@@ -297,7 +299,7 @@ def test_a_mongodb_that_is_away_is_told_by_the_timer_and_by_a_flush(
         MongoClient[Document](uri, connect=False, serverSelectionTimeoutMS=10) as client,
     ):
         steps, items = client["backoffice"]["sync_steps"], client["backoffice"]["sync_items"]
-        buffer = StepBuffer(steps, items, MongoRetry(client, seconds=0))
+        buffer = StepBuffer(steps, items, Mock(), MongoRetry(client, seconds=0))
         buffer.record(new_step(ObjectId()))
         assert soon(lambda: caplog.messages != [])
         with pytest.raises(MongoUnavailable):

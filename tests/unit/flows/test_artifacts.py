@@ -1,22 +1,25 @@
 """The tables that a run leaves in the dashboard."""
 
+import asyncio
 import json
-from typing import Any
-from uuid import uuid4
+from typing import Any, cast
+from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.schemas.actions import ArtifactCreate
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import ArtifactFilter
+from prefect.client.schemas.objects import Artifact, FlowRun
+from prefect.exceptions import ObjectNotFound
 from pymongo.database import Database
 
-from flows.artifacts import publish_results_of
+from flows.artifacts import publish_results_of, remove_artifacts
 from tasks.decision import NOT_SENT_IN_DRY_RUN
 from tasks.mongo import MongoRetry
 from tasks.settings import MongoSettings, read_mongo_settings
 from tasks.trail.history import RunHistory
 from tasks.trail.item_history import ItemHistory
 from tests.item_documents import item_document, run_document
-from tests.trail_documents import PERMANENT, at, step_document
+from tests.trail_documents import PERMANENT, STOPPING, TRANSIENT, at, step_document
 
 Document = dict[str, Any]
 FLOW_RUN = FlowRun(id=uuid4(), flow_id=uuid4(), name="a run")
@@ -91,6 +94,83 @@ def test_the_summary_counts_the_superseded_and_the_gone(
     assert set(dashboard.artifacts) == {"summary"}
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({}, "http://127.0.0.1:3000"),
+        ({"ADMIN_API_PORT": "4000"}, "http://127.0.0.1:4000"),
+        ({"ADMIN_API_HOST": "::1"}, "http://[::1]:3000"),
+        ({"ADMIN_API_HOST": "sync.example", "ADMIN_API_TOKEN": "t"}, "http://sync.example:3000"),
+        ({"ADMIN_API_HOST": "0.0.0.0", "ADMIN_API_TOKEN": "t"}, None),
+        ({"ADMIN_API_HOST": "::", "ADMIN_API_TOKEN": "t"}, None),
+        ({"ADMIN_API_PORT": "0"}, None),
+        ({"ADMIN_API_PORT": "none"}, None),
+    ],
+)
+def test_a_run_says_where_rest_shows_it_as_far_as_that_is_known(
+    database: Database[Document],
+    dashboard: Dashboard,
+    settings: MongoSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    address: str | None,
+    dry_run: bool,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    run = add_run(database, "tenant", dry_run=dry_run, message="4 of *5* items are in")
+    publish_results_of(FLOW_RUN, settings)
+    told = rf"4 of \*5\* items are in (run_id {run['_id']})"
+    if not dry_run:
+        told = f"partial: {told}"
+    if address is not None:
+        told += f" {address}/api/admin/sync/runs/{run['_id']}"
+    assert dashboard.description("dry-run" if dry_run else "summary") == told
+
+
+def test_failures_that_need_a_person_come_first(
+    database: Database[Document], dashboard: Dashboard, settings: MongoSettings
+) -> None:
+    run = add_run(database, "tenant")
+    errors = (TRANSIENT, PERMANENT, STOPPING, PERMANENT)
+    database.sync_steps.insert_many(
+        [
+            step_document(run["_id"], n, error, created_at=at(n))
+            for n, error in enumerate(errors, start=1)
+        ]
+    )
+    publish_results_of(FLOW_RUN, settings)
+    assert [row["natural key"] for row in dashboard.rows("failures")] == ["3", "2", "4", "1"]
+
+
+class Artifacts:
+    """A Prefect API with the artifacts of one flow run; another one removes some of them, too."""
+
+    def __init__(self, flow_run_id: UUID, *artifacts: Artifact, removed: UUID) -> None:
+        self.flow_run_id = flow_run_id
+        self.there = {artifact.id: artifact for artifact in artifacts}
+        self.removed = removed
+
+    async def read_artifacts(self, *, artifact_filter: ArtifactFilter) -> list[Artifact]:
+        assert artifact_filter.flow_run_id is not None
+        assert artifact_filter.flow_run_id.any_ == [self.flow_run_id]
+        return list(self.there.values())
+
+    async def delete_artifact(self, artifact_id: UUID) -> None:
+        del self.there[artifact_id]
+        if artifact_id == self.removed:
+            raise ObjectNotFound(ValueError())
+
+
+def test_all_that_earlier_attempts_have_left_is_removed() -> None:
+    keys = ("summary", "failures", "progress-tenant")
+    left = [Artifact(id=uuid4(), key=key, type="table", data="[]") for key in keys]
+    prefect = Artifacts(FLOW_RUN.id, *left, removed=left[1].id)
+    asyncio.run(remove_artifacts(cast(Any, prefect), FLOW_RUN.id))
+    assert prefect.there == {}
+
+
 def test_what_is_not_in_is_told_against_what_was_before(
     database: Database[Document], dashboard: Dashboard, settings: MongoSettings
 ) -> None:
@@ -107,7 +187,7 @@ def test_what_is_not_in_is_told_against_what_was_before(
     publish_results_of(FLOW_RUN, settings)
     told = {"entity type": "tenant", "code": PERMANENT.code, "message": PERMANENT.message}
     assert dashboard.rows("not-in") == [
-        {**told, "change": "newly failing", "natural key": r"new\_\*", "attempts": 2},
+        {**told, "change": "newly failing", "natural key": "    new_*", "attempts": 2},
         {
             **told,
             "change": "still failing since 2024-01-01 00:01:00 UTC",

@@ -25,7 +25,7 @@ from prefect.states import (
     Suspended,
 )
 
-from flows.conclusion import PARTIAL, WAITING
+from flows.conclusion import PARTIAL
 from flows.orders import flow_run_in_prefect, order_of
 from tasks.errors import (
     FLOW_RUN_DELETED,
@@ -35,6 +35,7 @@ from tasks.errors import (
     LeaveReason,
     StopReason,
 )
+from tasks.trail.ownership import WAITING
 
 FLOW_RUN = uuid.UUID(int=1)
 

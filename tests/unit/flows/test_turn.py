@@ -4,17 +4,17 @@ import asyncio
 from contextlib import nullcontext
 from typing import Any
 from unittest.mock import Mock
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.filters import ArtifactFilter
+from prefect.client.schemas.objects import Artifact, State
 from prefect.exceptions import Abort
 from prefect.states import Cancelled, Cancelling, Crashed, Pending, Scheduled, Suspended
 from pymongo.database import Database
 
 from flows import turn
-from flows.conclusion import WAITING
 from flows.turn import OtherDatabase
 from tasks.errors import (
     FLOW_RUN_DELETED,
@@ -27,6 +27,7 @@ from tasks.mongo import MongoRetry
 from tasks.settings import Settings
 from tasks.trail.audit_trail import AuditTrail
 from tasks.trail.fields import RunAttempt, RunId
+from tasks.trail.ownership import WAITING
 from tasks.trail.runs import RunRecord
 from tasks.trail.stages import RunStatus
 from tests.trail_documents import OPTIONS, at, begin
@@ -38,10 +39,37 @@ PATIENCE = 5.0
 SETTINGS: Settings = Mock(mongodb_database="backoffice")
 
 
+class PrefectWithArtifacts(Prefect):
+    """One that keeps artifacts of its flow run, and lets its tags be changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.artifacts: list[Artifact] = []
+        self.updates = 0
+        self.is_read_only = False
+
+    async def update_flow_run(self, flow_run_id: UUID, *, tags: list[str]) -> None:
+        assert flow_run_id == FLOW_RUN
+        if self.is_read_only:
+            raise httpx.ConnectError("away")
+        self.updates += 1
+        self.tags = tags
+
+    async def read_artifacts(self, *, artifact_filter: ArtifactFilter) -> list[Artifact]:
+        assert artifact_filter.flow_run_id is not None
+        assert artifact_filter.flow_run_id.any_ == [FLOW_RUN]
+        return list(self.artifacts)
+
+    async def delete_artifact(self, artifact_id: UUID) -> None:
+        if self.is_read_only:
+            raise httpx.ConnectError("away")
+        self.artifacts = [each for each in self.artifacts if each.id != artifact_id]
+
+
 class Waiting:
     """A flow run that wants the turn of a trail in which another run has it."""
 
-    def __init__(self, trail: AuditTrail, prefect: Prefect) -> None:
+    def __init__(self, trail: AuditTrail, prefect: PrefectWithArtifacts) -> None:
         self.trail = trail
         self.prefect = prefect
         self.other: RunId = trail.runs.open("another flow run", "its name", OPTIONS)
@@ -64,7 +92,7 @@ class Waiting:
 def waiting(
     database: Database[Document], retry: MongoRetry, monkeypatch: pytest.MonkeyPatch
 ) -> Waiting:
-    trail, prefect = trail_in_memory(database, retry), Prefect()
+    trail, prefect = trail_in_memory(database, retry), PrefectWithArtifacts()
 
     def context() -> Mock:
         return Mock(flow_run=prefect.flow_run(), parameters={})
@@ -103,6 +131,56 @@ def test_a_run_that_was_asked_for_another_database_writes_nothing(
     with nullcontext() if begins else pytest.raises(OtherDatabase, match="MONGODB_DB names back"):
         waiting.take_turn()
     assert database.sync_runs.count_documents({}) == 1 + begins
+
+
+@pytest.mark.parametrize(
+    ("given", "tags"),
+    [
+        ([], ["mode:full", "database:backoffice"]),
+        (["mine"], ["mine", "mode:full", "database:backoffice"]),
+        (["database:backoffice"], ["database:backoffice", "mode:full"]),
+    ],
+)
+def test_a_run_is_given_the_tags_that_it_lacks(
+    waiting: Waiting, given: list[str], tags: list[str]
+) -> None:
+    waiting.prefect.tags = given
+    waiting.prefect.at_looks = {1: waiting.end_other}
+    waiting.take_turn()
+    assert (waiting.prefect.tags, waiting.prefect.updates) == (tags, 1)
+
+
+def test_a_run_that_has_its_tags_asks_for_none(waiting: Waiting) -> None:
+    waiting.end_other()
+    waiting.prefect.tags = ["database:backoffice", "mode:full"]
+    waiting.take_turn()
+    assert waiting.prefect.updates == 0
+
+
+def test_what_an_earlier_attempt_showed_is_gone_once_the_next_one_has_the_turn(
+    waiting: Waiting, database: Database[Document]
+) -> None:
+    database.sync_runs.update_one({"_id": waiting.run().id}, {"$set": {"attempt": 1}})
+    waiting.prefect.artifacts = [Artifact(id=uuid4(), key=key) for key in ("summary", "failures")]
+    shown: list[int] = []
+
+    def look() -> None:
+        shown.append(len(waiting.prefect.artifacts))
+
+    waiting.prefect.at_looks = {1: look, 2: waiting.end_other}
+    waiting.take_turn()
+    assert shown == [2], "until then it tells what came of the run last"
+    assert waiting.prefect.artifacts == []
+
+
+def test_a_prefect_that_takes_neither_tags_nor_artifacts_stops_nothing(
+    waiting: Waiting, database: Database[Document]
+) -> None:
+    database.sync_runs.update_one({"_id": waiting.run().id}, {"$set": {"attempt": 1}})
+    waiting.end_other()
+    waiting.prefect.is_read_only = True
+    waiting.prefect.artifacts = [Artifact(id=uuid4(), key="summary")]
+    assert waiting.take_turn().number == 2
 
 
 @pytest.mark.parametrize(

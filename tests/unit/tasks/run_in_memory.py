@@ -12,6 +12,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
+from tasks.batch_result import BatchResult
 from tasks.entities import ENTITY_TYPES, EntityType, entity_type_named
 from tasks.errors import ItemError
 from tasks.hub.answer import UpsertOutcome
@@ -28,11 +29,11 @@ from tasks.trail.audit_trail import AuditTrail, trail_of
 from tasks.trail.fields import RunAttempt
 from tasks.trail.item_writes import confirmation_of, failure_of
 from tasks.trail.items import Confirmed, ItemKey, ItemRecord, ItemWrite, LastOutcome
+from tasks.trail.live_counts import LiveCounts
 from tasks.trail.runs import RunOptions
 from tasks.trail.stages import RequestTimes, Stages, StageTotals
 from tasks.trail.step_buffer import StepBuffer
 from tasks.trail.steps import Step
-from tasks.upsert import BatchResult
 from tests.trail_documents import HUB, OPTIONS, PERMANENT, RUN, at, begin
 
 Document = dict[str, Any]
@@ -208,8 +209,8 @@ class _OneByOne:
 class _Buffer(StepBuffer):
     """Steps that wait for a flush, and go by no clock."""
 
-    def record(self, step: Step, item: ItemWrite | None = None, *, is_new: bool = False) -> None:
-        super().record(step, item, is_new=is_new)
+    def record(self, step: Step, item: ItemWrite | None = None, **facts: Any) -> None:
+        super().record(step, item, **facts)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -230,9 +231,10 @@ def trail_in_memory(database: Database[Document], retry: MongoRetry) -> AuditTra
     sync_runs: Any = database.sync_runs
     sync_steps: Any = _OneByOne(database.sync_steps)
     sync_items: Any = _OneByOne(database.sync_items)
-    buffer = _Buffer(sync_steps, sync_items, retry)
+    stages = _Stages(sync_runs, retry)
+    buffer = _Buffer(sync_steps, sync_items, LiveCounts(stages), retry)
     trail = trail_of(sync_runs, sync_steps, sync_items, buffer, retry)
-    return replace(trail, stages=_Stages(sync_runs, retry))
+    return replace(trail, stages=stages)
 
 
 class RunInMemory:

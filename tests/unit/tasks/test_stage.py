@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import pytest
 from pymongo.database import Database
 
+from tasks.batch_result import BatchResult
 from tasks.decision import NOT_SENT_IN_DRY_RUN
 from tasks.errors import ItemError, StopReason
 from tasks.mongo import MongoRetry
@@ -17,7 +18,7 @@ from tasks.source.batch import GoneBatch
 from tasks.stage import SourceMissing, close_stage, plan_gone, plan_stage, require_source
 from tasks.trail.runs import RunOptions, SyncMode
 from tasks.trail.stages import RunStatus, StageRecord, StageTotals, Tally
-from tasks.upsert import BatchResult, send_batch
+from tasks.upsert import send_batch
 from tests.trail_documents import HUB, OPTIONS, PERMANENT, TRANSIENT, step_document
 from tests.unit.tasks.run_in_memory import (
     BATCH,

@@ -15,6 +15,7 @@ from prefect.states import Failed
 from pymongo.database import Database
 from pymongo.errors import AutoReconnect
 
+from tasks.batch_result import BatchCount, BatchResult
 from tasks.entities import entity_type_named
 from tasks.errors import (
     FLOW_RUN_DELETED,
@@ -41,7 +42,7 @@ from tasks.stage import plan_stage
 from tasks.trail.items import Announcement
 from tasks.trail.runs import RunOptions, SyncMode
 from tasks.trail.stages import RequestTimes, RunStatus
-from tasks.upsert import BatchCount, BatchResult, is_transient, send_batch, upsert_task
+from tasks.upsert import is_transient, send_batch, upsert_task
 from tests.trail_documents import (
     HUB,
     OPTIONS,

@@ -35,7 +35,7 @@ class WaitingSteps(StepBuffer):
     """Steps that are written when they are asked to be."""
 
     def __init__(self, sync_steps: Collection[Document], retry: MongoRetry) -> None:
-        super().__init__(sync_steps, Mock(), retry)
+        super().__init__(sync_steps, Mock(), Mock(), retry)
         self.documents: list[Document] = []
         self._sync_steps = sync_steps
 

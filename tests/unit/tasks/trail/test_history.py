@@ -200,11 +200,6 @@ def test_the_slowest_steps_are_those_whose_last_request_took_longest(
     assert numbers(history.slowest(mixed, 50)) == [2, 3, 5, 1]
 
 
-def test_steps_of_a_stage_are_counted(history: RunHistory, mixed: RunId) -> None:
-    assert history.steps_done(mixed, "tenant") == 3
-    assert history.steps_done(mixed, "domain") == 0
-
-
 def test_a_ping_does_not_wait_for_a_mongodb_that_is_away() -> None:
     with MongoClient[Document](
         "mongodb://127.0.0.1:9", connect=False, serverSelectionTimeoutMS=10

@@ -169,6 +169,34 @@ def test_one_stage_begins_is_told_how_many_items_it_has_and_ends(
     assert of_document()[1]["finished_at"] is None
 
 
+def test_counts_are_live_while_a_stage_goes_on_and_its_run_is_their_sum(
+    stages: Stages, ownership: Ownership, sync_runs: Collection[dict[str, Any]], run_id: RunId
+) -> None:
+    def told() -> tuple[dict[str, int], dict[str, int]]:
+        (document,) = sync_runs.find({"_id": run_id})
+        counts = ("total", "success", "failed", "skipped", "retrying", "unchanged")
+        return {name: document["stages"][1][name] for name in counts}, document["totals"]
+
+    attempt = begin(ownership, run_id)
+    stages.begin(attempt, "tenant", HUB, at(1))
+    stages.end(attempt, "tenant", PARTIAL, StageTotals(total=2, success=1, failed=1), at(2))
+    stages.begin(attempt, "client", HUB, at(3), 3)
+    stages.expect(attempt, "client", 9)
+    assert stages.count(attempt, "client", {"success": 1, "retrying": 2, "failed": 0})
+    assert stages.count(attempt, "client", {"failed": 1, "retrying": -1})
+    assert stages.count(attempt, "client", {"skipped": 3, "unchanged": 3, "total": 1})
+    of_stage, of_run = told()
+    counts = {"total": 10, "success": 4, "failed": 1, "skipped": 3}
+    assert of_stage == {**counts, "retrying": 1, "unchanged": 3}
+    assert of_run == {"total": 12, "success": 5, "failed": 2, "skipped": 3}
+    stages.end(attempt, "client", PARTIAL, StageTotals(total=9, success=7, failed=2), at(4))
+    assert stages.count(attempt, "client", {"success": 1}), "what comes late is no failure"
+    of_stage, of_run = told()
+    counts = {"total": 9, "success": 7, "failed": 2, "skipped": 0}
+    assert of_stage == {**counts, "retrying": 0, "unchanged": 0}
+    assert of_run == {"total": 11, "success": 8, "failed": 3, "skipped": 0}
+
+
 def test_a_stage_remembers_the_most_that_each_outcome_has_come_to(
     stages: Stages, ownership: Ownership, sync_runs: Collection[dict[str, Any]], run_id: RunId
 ) -> None:
@@ -204,6 +232,7 @@ def test_an_earlier_attempt_changes_no_stage(
     stages.begin(earlier, "client", HUB, at(3))
     stages.begin(earlier, "tenant", HUB, at(3))
     stages.expect(earlier, "tenant", 7)
+    stages.count(earlier, "tenant", {"success": 1})
     stages.note_pace(earlier, "tenant", 18.5)
     stages.end(earlier, "tenant", PARTIAL, StageTotals(total=9, success=5, failed=4), at(4))
     assert list(sync_runs.find()) == before
