@@ -15,6 +15,7 @@ from deployments.api.followed_runs import FollowedRuns
 from deployments.api.guard import browser_guard
 from deployments.api.json_body import JsonBody
 from deployments.api.sync_deployment import SyncDeployment
+from deployments.version import VERSION
 from tasks.settings import ApiSettings, MongoSettings
 
 
@@ -33,12 +34,13 @@ def create_app(settings: ApiSettings, mongo_settings: MongoSettings) -> FastAPI:
     app = FastAPIOffline(
         title="Backoffice Sync Orchestrator",
         description="Start syncs of the back office into Stage 1, and see what became of them.",
-        version="0.1.0",
+        version=VERSION,
         docs_url="/api/docs",
         redoc_url=None,
         openapi_url="/api/openapi.json",
         swagger_ui_oauth2_redirect_url="/api/docs/oauth2-redirect",
         static_url="/api/docs/static",
+        generate_unique_id_function=lambda route: route.name,
         lifespan=with_prefect,
     )
     app.state.mongo_settings = mongo_settings

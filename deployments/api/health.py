@@ -1,20 +1,22 @@
-"""`GET /api/health`: whether a sync could run."""
+"""`GET /api/health`: whether a sync could run, and what would hold it up."""
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
 
 from fastapi import APIRouter, Response
 
 from deployments.api.dependencies import Deployment, History, SyncFigures
+from deployments.api.held_up import limit_in_words, paces_in_words
 from deployments.api.models import Health, PartHealth
 from deployments.api.sync_deployment import PrefectUnavailable, SyncDeployment
+from tasks.limit import limit_name
 from tasks.mongo_errors import MongoError
 from tasks.settings import SettingsError, read_settings
 from tasks.trail.figures import Figures
 from tasks.trail.history import RunHistory
-from tasks.trail.stages import pace_in_words
 
 HEALTH_PATH: Final = "/api/health"
 _PART_SECONDS: Final = 3.0
@@ -32,17 +34,27 @@ router = APIRouter(tags=["state"])
 async def health(
     deployment: Deployment, history: History, figures: SyncFigures, response: Response
 ) -> Health:
-    """MongoDB, Prefect and the configuration of the hub, apart; 503 unless all are well."""
-    mongodb, prefect, paces = await asyncio.gather(
+    """MongoDB, Prefect and the configuration of the hub, apart; 503 unless all are well.
+
+    What only holds a sync up does not count.
+    """
+    mongodb, prefect, held_by_limit, held_by_hub = await asyncio.gather(
         _checked(_mongodb_health(history), "MONGODB_URI"),
         _checked(_prefect_health(deployment), "PREFECT_API_URL"),
-        _checked(_paces(figures), "MONGODB_URI"),
+        _told(_limit(deployment)),
+        _told(_paces(figures)),
     )
-    hub = _hub_health(paces.message if paces.ok else "")
+    hub = _hub_health()
     is_well = mongodb.ok and prefect.ok and hub.ok
     if not is_well:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
-    return Health(ok=is_well, mongodb=mongodb, prefect=prefect, hub=hub)
+    return Health(
+        ok=is_well,
+        mongodb=mongodb,
+        prefect=prefect,
+        hub=hub,
+        held_up_by=[*held_by_limit, *held_by_hub],
+    )
 
 
 async def _checked(check: Awaitable[str], variable: str) -> PartHealth:
@@ -66,15 +78,27 @@ async def _prefect_health(deployment: SyncDeployment) -> str:
     return "Prefect answers, and a worker is up"
 
 
-async def _paces(figures: Figures) -> str:
-    paces = await asyncio.to_thread(figures.paces)
-    return "".join(f"; {name} is {pace_in_words(pace)}" for name, pace in sorted(paces.items()))
-
-
-def _hub_health(paces: str) -> PartHealth:
+def _hub_health() -> PartHealth:
     # Flow runs read these when they begin, so what they say now is what counts.
     try:
         read_settings()
     except SettingsError as error:
         return PartHealth(ok=False, message=str(error))
-    return PartHealth(ok=True, message=f"The settings for Stage 1 are complete{paces}")
+    return PartHealth(ok=True, message="The settings for Stage 1 are complete")
+
+
+async def _told(look: Awaitable[list[str]]) -> list[str]:
+    """Return what a look at a part has found; nothing where the part is not well."""
+    with suppress(TimeoutError, MongoError, PrefectUnavailable, SettingsError):
+        return await asyncio.wait_for(look, _PART_SECONDS)
+    return []
+
+
+async def _limit(deployment: SyncDeployment) -> list[str]:
+    settings = read_settings()
+    limit = await deployment.request_limit(limit_name(settings))
+    return list(limit_in_words(limit, settings.concurrency)) if limit else []
+
+
+async def _paces(figures: Figures) -> list[str]:
+    return list(paces_in_words(await asyncio.to_thread(figures.paces)))

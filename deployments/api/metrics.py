@@ -1,13 +1,14 @@
 """`GET /api/metrics` for Prometheus: the audit trail in figures, computed at each scrape."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from http import HTTPStatus
 from itertools import accumulate
 from typing import Final
 
 from fastapi import APIRouter, Response
-from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, Metric, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -17,19 +18,27 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from deployments.api.dependencies import SyncFigures, SyncItems
-from deployments.api.errors import UNAUTHORIZED, UNAVAILABLE, error_responses
+from deployments.api.errors import UNAUTHORIZED, UNAVAILABLE, Responses, error_responses
 from deployments.api.syncs import BEARER
 from tasks.entities import ENTITY_NAMES
-from tasks.trail.figures import Figures
+from tasks.trail.figures import Figures, paces_of
 from tasks.trail.item_history import ItemCounts, ItemHistory
 from tasks.trail.run_sums import EntityFigures
-from tasks.trail.stages import REQUEST_BOUNDS_MS, REQUEST_BUCKETS, RequestTimes, RunStatus
+from tasks.trail.stages import (
+    REQUEST_BOUNDS_MS,
+    REQUEST_BUCKETS,
+    RequestTimes,
+    RunStatus,
+    StageRecord,
+)
 
 _BY_TYPE: Final = ["entity_type"]
 _BOUNDS: Final = [
     "+Inf" if math.isinf(bound) else f"{bound / 1000:g}" for bound in REQUEST_BOUNDS_MS
 ]
-
+_METRICS_RESPONSE: Final[Responses] = {
+    HTTPStatus.OK.value: {"content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 
 router = APIRouter(tags=["state"])
 
@@ -53,7 +62,12 @@ class SyncMetrics(Collector):
         yield _request_seconds(figures)
         yield _last_success(figures)
         yield _runs(runs.by_status)
-        yield _pace(self._figures.paces())
+        yield _last_run_duration(self._figures.last_durations())
+        stages = self._figures.running_stages()
+        yield _running_items(stages)
+        yield _running_items_done(stages)
+        yield _items_waiting(stages)
+        yield _pace(paces_of(stages))
         counts = self._items.counts()
         yield _not_in(counts)
         yield _gone(counts)
@@ -62,8 +76,8 @@ class SyncMetrics(Collector):
 @router.get(
     "/api/metrics",
     summary="Tell Prometheus what became of the syncs",
-    response_class=PlainTextResponse,
-    responses=error_responses(UNAUTHORIZED, UNAVAILABLE),
+    response_class=Response,
+    responses=_METRICS_RESPONSE | error_responses(UNAUTHORIZED, UNAVAILABLE),
     dependencies=[BEARER],
 )
 def metrics(figures: SyncFigures, items: SyncItems) -> Response:
@@ -128,6 +142,58 @@ def _runs(by_status: Mapping[str, int]) -> Metric:
     for status in RunStatus:
         runs.add_metric([status.value], by_status.get(status.value, 0))
     return runs
+
+
+def _last_run_duration(seconds: Mapping[str, float]) -> Metric:
+    duration = GaugeMetricFamily(
+        "admin_sync_last_run_duration_seconds",
+        "How long the last run of a mode took, without dry runs and those that were cancelled or "
+        "have crashed.",
+        labels=["mode"],
+    )
+    for mode, took in seconds.items():
+        duration.add_metric([mode], took)
+    return duration
+
+
+def _running_items(stages: Sequence[StageRecord]) -> Metric:
+    return _of_running_stages(
+        "admin_sync_running_items",
+        "Items that the running sync is going to have, as far as it has planned; 0 without one.",
+        [(stage, stage.total) for stage in stages],
+    )
+
+
+def _running_items_done(stages: Sequence[StageRecord]) -> Metric:
+    return _of_running_stages(
+        "admin_sync_running_items_done",
+        "Items of the running sync that have come to their end; 0 without one.",
+        [(stage, stage.done) for stage in stages],
+    )
+
+
+def _items_waiting(stages: Sequence[StageRecord]) -> Metric:
+    return _of_running_stages(
+        "admin_sync_items_waiting",
+        "Items that have not come to their end, of a running stage that is held to a pace.",
+        [
+            (stage, max(0, stage.total - stage.done))
+            for stage in stages
+            if stage.is_open and stage.pace is not None
+        ],
+    )
+
+
+def _of_running_stages(
+    name: str, documentation: str, counts: Sequence[tuple[StageRecord, int]]
+) -> Metric:
+    sums: Counter[str] = Counter(dict.fromkeys(ENTITY_NAMES, 0))
+    for stage, count in counts:
+        sums[stage.entity_type] += count
+    gauge = GaugeMetricFamily(name, documentation, labels=_BY_TYPE)
+    for entity_type, count in sums.items():
+        gauge.add_metric([entity_type], count)
+    return gauge
 
 
 def _pace(paces: dict[str, float]) -> Metric:

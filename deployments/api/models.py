@@ -6,14 +6,16 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from deployments.api.errors import RUN_ID_EXAMPLE, Responses
+from deployments.api.run_view import RunView
 from tasks.entities import ENTITY_NAMES, EntityName, in_sync_order
 from tasks.trail.history import StepPage
 from tasks.trail.items import Confirmed, ItemRecord
-from tasks.trail.runs import RunErrorRecord, RunOptions, RunRecord, SyncMode
+from tasks.trail.runs import RunErrorRecord, RunOptions, SyncMode
 from tasks.trail.stages import RunStatus, StageRecord, Totals
 from tasks.trail.steps import StepRecord
 
 API_TRIGGER: Final = "REST API"
+_STATE: Final = "Prefect's name of the state of the run."
 
 
 class SyncRequest(BaseModel):
@@ -57,26 +59,27 @@ class SyncRequest(BaseModel):
 
 
 class RunAccepted(BaseModel):
-    """Prefect has taken the request; `status` is that of the run's audit document."""
+    """Prefect has taken the request; `status` and `state` are those that the run shows."""
 
     model_config = ConfigDict(frozen=True)
 
     run_id: str = Field(examples=[RUN_ID_EXAMPLE])
-    status: RunStatus
+    status: RunStatus = Field(examples=["running"])
+    state: str | None = Field(description=_STATE)
     message: str
 
 
 class RunStarted(RunAccepted):
     """A sync has been handed to Prefect."""
 
-    status: RunStatus = Field(examples=["pending"])
+    state: str | None = Field(description=_STATE, examples=["Scheduled"])
     message: str = Field(examples=["Sync started"])
 
 
 class RunCancelled(RunAccepted):
     """A sync is being cancelled, or is cancelled already."""
 
-    status: RunStatus = Field(examples=["running"])
+    state: str | None = Field(description=_STATE, examples=["Cancelling"])
     message: str = Field(examples=["The sync is being cancelled"])
 
 
@@ -98,6 +101,10 @@ class Health(BaseModel):
     mongodb: PartHealth
     prefect: PartHealth
     hub: PartHealth
+    held_up_by: list[str] = Field(
+        description="What makes a sync slower, or wait, for now.",
+        examples=[["tenant sends 18 requests/s: Stage 1 throttles"]],
+    )
 
 
 def _example_of(record: type[BaseModel]) -> dict[str, Any]:
@@ -118,7 +125,7 @@ def _page_of(item: Any) -> dict[str, Any]:
 
 
 _RUN_EXAMPLE: Final = {
-    **_example_of(RunRecord),
+    **_example_of(RunView),
     "totals": _example_of(Totals),
     "errors": [_example_of(RunErrorRecord)],
     "stages": [_example_of(StageRecord)],

@@ -1,7 +1,7 @@
 """An environment's deployments of `admin-sync`: is a sync under way, start, cancel."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from json import JSONDecodeError
@@ -17,6 +17,7 @@ from prefect.client.schemas.filters import (
     FlowFilterName,
     FlowRunFilter,
     FlowRunFilterExpectedStartTime,
+    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     WorkerFilter,
@@ -25,6 +26,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
 from prefect.client.schemas.responses import (
     DeploymentResponse,
+    GlobalConcurrencyLimitResponse,
     OrchestrationResult,
     SetStateStatus,
 )
@@ -32,8 +34,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Cancelling
 
 from deployments.api.work_pool import obstacle
-from flows.dashboard import name_of_run
 from flows.orders import time_of
+from flows.run_names import name_of_run
 from flows.state_mirror import FLOW_NAME, database_tag, is_for_database
 from tasks.prefect_api import fault_in_words
 from tasks.settings import EnvironmentSettings
@@ -150,6 +152,23 @@ class SyncDeployment:
             except ObjectNotFound:
                 return None
 
+    async def states(self, flow_run_ids: Iterable[str]) -> dict[str, str]:
+        """Return Prefect's names of the states of flow runs, by id, as far as it knows them."""
+        ids = [flow_run_id for each in flow_run_ids if (flow_run_id := uuid_or_none(each))]
+        async with _in_time():
+            flow_runs = await self._client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids))
+            )
+        return {str(each.id): name for each in flow_runs if (name := state_name(each))}
+
+    async def request_limit(self, name: str) -> GlobalConcurrencyLimitResponse | None:
+        """Return the concurrency limit of that name, None where there is none."""
+        async with _in_time():
+            try:
+                return await self._client.read_global_concurrency_limit_by_name(name)
+            except ObjectNotFound:
+                return None
+
     async def obstacle(self) -> str | None:
         """Return why no sync would begin, and what to do; None where one would."""
         return await self.obstacle_to(await self._deployment(SyncMode.FULL))
@@ -170,6 +189,19 @@ class SyncDeployment:
         name = f"{FLOW_NAME}/{self._environment.named(mode.value)}"
         async with _in_time():
             return await self._client.read_deployment_by_name(name)
+
+
+def state_name(flow_run: FlowRun) -> str | None:
+    """Return Prefect's name of the state of a flow run; None where it has none."""
+    return flow_run.state.name if flow_run.state else None
+
+
+def uuid_or_none(flow_run_id: str) -> UUID | None:
+    """Return the id of a flow run; None for a text that Prefect gives no run for an id."""
+    try:
+        return UUID(flow_run_id)
+    except ValueError:
+        return None
 
 
 @asynccontextmanager

@@ -31,14 +31,20 @@ from deployments.api.models import (
     RunStarted,
     SyncRequest,
 )
-from deployments.api.sync_deployment import PrefectUnavailable, RunEnded, SyncDeployment
+from deployments.api.run_view import RunPage, ShownRun, shown_runs, status_shown
+from deployments.api.sync_deployment import (
+    PrefectUnavailable,
+    RunEnded,
+    SyncDeployment,
+    state_name,
+)
 from flows.ending import cancel_in_trail
 from flows.state_mirror import mirror_state, open_run_of
 from tasks.entities import EntityName
 from tasks.errors import FLOW_RUN_DELETED
 from tasks.trail.audit_trail import AuditTrail
 from tasks.trail.fields import RunId
-from tasks.trail.history import Page, RunEntry, RunHistory, StepPage
+from tasks.trail.history import RunHistory, StepPage
 from tasks.trail.runs import RunOptions, RunRecord
 from tasks.trail.stages import RunStatus
 from tasks.trail.step_cursor import CURSOR_PATTERN, StepCursor
@@ -51,6 +57,7 @@ PageNumber = Annotated[int, Query(ge=1, le=1_000_000, description="Which page, f
 PageLimit = Annotated[int, Query(ge=1, le=500, description="Entries a page.")]
 _RUN_NAME: Final = "`run_id` of the run, or the id of its flow run."
 RunName = Annotated[str, Path(description=_RUN_NAME, examples=[RUN_ID_EXAMPLE])]
+_FULL_SYNC: Final = SyncRequest()
 router = APIRouter(
     prefix="/api/admin/sync",
     tags=["sync"],
@@ -70,13 +77,13 @@ async def start_sync(
     trail: Trail,
     retry: Retry,
     followed: Followed,
-    asked: Annotated[SyncRequest | None, Body()] = None,
+    asked: Annotated[SyncRequest, Body()] = _FULL_SYNC,
 ) -> RunStarted:
     """Hand a sync to Prefect and answer at once; without a body, a full one of all types.
 
     It waits while no worker is up or the work pool is paused; the message says so.
     """
-    options = (asked or SyncRequest()).options()
+    options = asked.options()
     await asyncio.to_thread(retry.await_mongodb)
     flow_run, is_new = await _start(deployment, trail, options)
     run_id = await asyncio.to_thread(open_run_of, trail, flow_run)
@@ -84,13 +91,19 @@ async def start_sync(
         raise _already_running(run_id, flow_run.name)
     followed.follow(trail, str(flow_run.id))
     message = await _told_of(deployment, flow_run)
-    return RunStarted(run_id=str(run_id), status=RunStatus.PENDING, message=message)
+    return RunStarted(
+        run_id=str(run_id), status=RunStatus.RUNNING, state=state_name(flow_run), message=message
+    )
 
 
 @router.get("/runs", summary="List runs", responses=RUNS_RESPONSE)
-def list_runs(history: History, page: PageNumber = 1, limit: PageLimit = 50) -> Page[RunEntry]:
+async def list_runs(
+    deployment: Deployment, history: History, page: PageNumber = 1, limit: PageLimit = 50
+) -> RunPage:
     """Runs, newest first."""
-    return history.runs(page, limit)
+    found = await asyncio.to_thread(history.runs, page, limit)
+    items = await shown_runs(deployment, found.items)
+    return RunPage(page=page, limit=limit, total=found.total, items=items)
 
 
 @router.get(
@@ -98,12 +111,13 @@ def list_runs(history: History, page: PageNumber = 1, limit: PageLimit = 50) -> 
     summary="Show a run",
     responses=RUN_RESPONSE | error_responses(NO_SUCH_RUN),
 )
-def show_run(history: History, run_id: RunName) -> RunEntry:
-    """Status, totals and first errors of a run; the counts are final once it has ended."""
-    entry = history.named(run_id)
+async def show_run(deployment: Deployment, history: History, run_id: RunName) -> ShownRun:
+    """Status, totals and stages of a run; its first errors come at its end."""
+    entry = await asyncio.to_thread(history.named, run_id)
     if entry is None:
         raise NO_SUCH_RUN
-    return entry
+    (run,) = await shown_runs(deployment, [entry])
+    return run
 
 
 @router.get(
@@ -128,7 +142,7 @@ def list_steps(
     ] = None,
 ) -> StepPage:
     """Outcome of each item, oldest first."""
-    run = _existing_run(history, run_id)
+    run = existing_run(history, run_id)
     cursor = StepCursor.parsed(after) if after else None
     return history.steps(run.id, page, limit, ok=ok, entity_type=entity_type, after=cursor)
 
@@ -143,7 +157,7 @@ async def cancel_sync(
     deployment: Deployment, trail: Trail, history: History, followed: Followed, run_id: RunName
 ) -> RunCancelled:
     """Have Prefect end a sync and answer at once; what was sent stays on record."""
-    run = await asyncio.to_thread(_existing_run, history, run_id)
+    run = await asyncio.to_thread(existing_run, history, run_id)
     try:
         flow_run = await deployment.cancel(run.flow_run_id)
     except RunEnded:
@@ -155,9 +169,9 @@ async def cancel_sync(
         await asyncio.to_thread(mirror_state, trail, flow_run, flow_run.state)
     else:
         followed.follow(trail, run.flow_run_id)
-        return _cancelled(run, "The sync is being cancelled")
-    run = await asyncio.to_thread(_existing_run, history, run_id)
-    return _cancelled(run, "The sync is cancelled")
+        return _cancelled(run, flow_run, "The sync is being cancelled")
+    run = await asyncio.to_thread(existing_run, history, run_id)
+    return _cancelled(run, flow_run, "The sync is cancelled")
 
 
 async def _start(
@@ -208,11 +222,19 @@ def _end_unknown(trail: AuditTrail, run: RunRecord) -> None:
     cancel_in_trail(trail, run.id, FLOW_RUN_DELETED)
 
 
-def _cancelled(run: RunRecord, message: str) -> RunCancelled:
-    return RunCancelled(run_id=str(run.id), status=run.status, message=message)
+def _cancelled(run: RunRecord, flow_run: FlowRun | None, message: str) -> RunCancelled:
+    state = state_name(flow_run) if flow_run else run.state
+    return RunCancelled(
+        run_id=str(run.id), status=status_shown(run.status), state=state, message=message
+    )
 
 
-def _existing_run(history: RunHistory, name: str) -> RunRecord:
+def existing_run(history: RunHistory, name: str) -> RunRecord:
+    """Return the run of that `run_id`, or of the flow run of that id.
+
+    Raises:
+        ApiError: there is none, or its document has another shape.
+    """
     run = history.named(name)
     if not isinstance(run, RunRecord):
         raise NO_SUCH_RUN

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -26,6 +27,19 @@ _BY_KEY: Final = {"entity_type": ASCENDING, "natural_key": ASCENDING, "hub": ASC
 _LONGEST_NOT_IN_FIRST: Final = {"not_in_since": ASCENDING, "_id": ASCENDING}
 _LONGEST_GONE_FIRST: Final = {"gone_since": ASCENDING, "_id": ASCENDING}
 _LATEST_OUTCOME_FIRST: Final = {"last.at": DESCENDING, "_id": ASCENDING}
+
+
+class ItemChange(StrEnum):
+    """What has changed of an item since the run before, or has not."""
+
+    NEWLY_FAILING = "newly-failing"
+    """The run did not bring it in, and it has failed since then."""
+    STILL_FAILING = "still-failing"
+    """It has not been in since before the run."""
+    RECOVERED = "recovered"
+    """The run brought it in, and it was not in before."""
+    GONE = "gone"
+    """Its document is gone from the source, and Stage 1 holds it enabled."""
 
 
 @dataclass(frozen=True)
@@ -112,31 +126,38 @@ class ItemHistory:
         }
 
     @mongo_operation
+    def changed(
+        self, run: RunRecord, change: ItemChange, page: int, limit: int
+    ) -> Page[ItemRecord]:
+        """Return a page of the items of a run with that change; pages count from 1.
+
+        They are told by the items as they are now: a later run of the same types changes the
+        answer. Those that fail and are gone come longest first.
+        """
+        match, order = _with(change, run)
+        found = self._some(match, order, page, limit)
+        return Page(
+            page=page,
+            limit=limit,
+            total=self._items.count_documents(match),
+            items=[item for each in found if (item := readable(ItemRecord, each))],
+        )
+
     def newly_failing(self, run: RunRecord, limit: int) -> Page[ItemRecord]:
         """Return the first items that a run did not bring in, and that have failed since then."""
-        match = {"not_in_since": {"$gte": run.started_at}, "last.run_id": run.id}
-        return self._first(_each(_hubs_of(run), match), _LONGEST_NOT_IN_FIRST, limit)
+        return self.changed(run, ItemChange.NEWLY_FAILING, 1, limit)
 
-    @mongo_operation
     def still_failing(self, run: RunRecord, limit: int) -> Page[ItemRecord]:
         """Return the first items of a run's types that have not been in since before it."""
-        match = {"not_in_since": {"$lt": run.started_at}}
-        return self._first(_each(_hubs_of(run), match), _LONGEST_NOT_IN_FIRST, limit)
+        return self.changed(run, ItemChange.STILL_FAILING, 1, limit)
 
-    @mongo_operation
     def recovered(self, run: RunRecord, limit: int) -> Page[ItemRecord]:
         """Return the first items that a run brought in, and that were not in before it."""
-        match = {
-            "recovered.run_id": run.id,
-            "recovered.since": {"$lt": run.started_at},
-            "not_in_since": _NOT_THERE,
-        }
-        return self._first(match, _BY_KEY, limit)
+        return self.changed(run, ItemChange.RECOVERED, 1, limit)
 
-    @mongo_operation
     def gone(self, run: RunRecord, limit: int) -> Page[ItemRecord]:
         """Return the first items of a run's types that are gone and still enabled."""
-        return self._first(_each(_hubs_of(run), _STILL_ENABLED), _LONGEST_GONE_FIRST, limit)
+        return self.changed(run, ItemChange.GONE, 1, limit)
 
     @mongo_operation
     def records(self, entity_type: str, natural_key: str) -> list[ItemRecord]:
@@ -181,15 +202,6 @@ class ItemHistory:
     def _count(self, hub: str, entity_type: str, match: Document) -> int:
         return self._items.count_documents({"hub": hub, "entity_type": entity_type, **match})
 
-    def _first(self, match: Document, order: Mapping[str, int], limit: int) -> Page[ItemRecord]:
-        found = self._some(match, order, 1, limit)
-        return Page(
-            page=1,
-            limit=limit,
-            total=self._items.count_documents(match),
-            items=[item for each in found if (item := readable(ItemRecord, each))],
-        )
-
     def _some(
         self, match: Document, order: Mapping[str, int], page: int, limit: int
     ) -> Iterable[Document]:
@@ -210,6 +222,23 @@ def _is_in(is_in: bool | None) -> Document:
 
 def _is_gone(gone: bool | None) -> Document:
     return {} if gone is None else {"gone_since": _THERE if gone else _NOT_THERE}
+
+
+def _with(change: ItemChange, run: RunRecord) -> tuple[Document, Mapping[str, int]]:
+    """Return what matches the items of a run with that change, and their order."""
+    hubs = _hubs_of(run)
+    match change:
+        case ItemChange.NEWLY_FAILING:
+            since_then = {"not_in_since": {"$gte": run.started_at}, "last.run_id": run.id}
+            return _each(hubs, since_then), _LONGEST_NOT_IN_FIRST
+        case ItemChange.STILL_FAILING:
+            before = {"not_in_since": {"$lt": run.started_at}}
+            return _each(hubs, before), _LONGEST_NOT_IN_FIRST
+        case ItemChange.RECOVERED:
+            by_it = {"recovered.run_id": run.id, "recovered.since": {"$lt": run.started_at}}
+            return {**by_it, "not_in_since": _NOT_THERE}, _BY_KEY
+        case ItemChange.GONE:
+            return _each(hubs, _STILL_ENABLED), _LONGEST_GONE_FIRST
 
 
 def _hubs_of(run: RunRecord) -> dict[str, str]:

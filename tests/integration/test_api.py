@@ -17,7 +17,7 @@ import httpx
 import pytest
 from bson import ObjectId
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolUpdate
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -26,11 +26,13 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from deployments.api.models import RUN_RESPONSE, STEPS_RESPONSE
+from deployments.api.run_view import RunView
 from scripts.local.hub import upsert_urls
 from scripts.local.prefect import local_prefect_server
 from scripts.local.process import free_port, running
 from tasks.entities import ENTITY_NAMES
-from tasks.trail.runs import RunRecord
+from tasks.limit import limit_name
+from tasks.settings import read_settings
 from tasks.trail.steps import StepRecord
 from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, Document, http, wait_until
 from tests.item_documents import hub_of, item_document, run_document
@@ -39,6 +41,7 @@ from tests.trail_documents import PERMANENT
 TOKEN = "api-test-token-81bd"
 DATABASE = "api_test"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
+SYNC_SETTINGS = {"ADMIN_SYNC_TOKEN": "token", **upsert_urls("http://127.0.0.1:9")}
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,7 @@ def api_of(
             PREFECT_API_URL=prefect_api_url,
             ADMIN_ENVIRONMENT=environment,
             ADMIN_API_TOKEN=TOKEN,
-            ADMIN_SYNC_TOKEN="token",
-            **upsert_urls("http://127.0.0.1:9"),
+            **SYNC_SETTINGS,
         ) as base_url,
         client_of(prefect_api_url) as prefect,
     ):
@@ -220,10 +222,11 @@ def test_a_sync_is_handed_to_prefect_and_answered_at_once(api: Api) -> None:
     assert time.monotonic() - before < 30
     assert response.status_code == 202
     body = response.json()
-    assert set(body) == {"run_id", "status", "message"}
+    assert set(body) == {"run_id", "status", "state", "message"}
     (document,) = api.database.sync_runs.find()
     assert str(document["_id"]) == body["run_id"]
-    assert document["status"] == body["status"] == "pending"
+    assert (body["status"], body["state"]) == ("running", "Scheduled")
+    assert document["status"] == "pending"
     assert document["trigger"] == "REST API"
     flow_run = api.prefect.read_flow_run(document["flow_run_id"])
     deployment = api.prefect.read_deployment_by_name("admin-sync/full")
@@ -231,7 +234,12 @@ def test_a_sync_is_handed_to_prefect_and_answered_at_once(api: Api) -> None:
     assert flow_run.name == document["flow_run_name"] == "all entities - REST API"
     assert flow_run.parameters["trigger"] == "REST API"
     assert flow_run.tags == [f"database:{DATABASE}"]
-    assert api.get(f"/admin/sync/runs/{body['run_id']}").json()["status"] == "pending"
+    (listed,) = api.get("/admin/sync/runs").json()["items"]
+    assert (listed["status"], listed["state"]) == ("running", "Scheduled")
+    assert listed["dashboard"].endswith(f"/runs/flow-run/{flow_run.id}")
+    api.prefect.set_flow_run_state(flow_run.id, Pending(), force=True)
+    shown = api.get(f"/admin/sync/runs/{body['run_id']}").json()
+    assert (shown["status"], shown["state"]) == ("running", "Pending")
 
 
 @pytest.mark.parametrize("content", ["", "{}", "null", " null\n"])
@@ -388,6 +396,7 @@ def test_a_run_that_has_not_begun_is_cancelled_at_once(api: Api) -> None:
     assert cancelled.json() == {
         "run_id": run_id,
         "status": "cancelled",
+        "state": "Cancelled",
         "message": "The sync is cancelled",
     }
     (document,) = api.database.sync_runs.find()
@@ -442,7 +451,12 @@ def test_a_run_that_goes_on_is_cancelling(api: Api) -> None:
     api.prefect.set_flow_run_state(document["flow_run_id"], Running(), force=True)
     cancelled = api.post(f"/admin/sync/runs/{run_id}/cancel")
     assert cancelled.status_code == 202
-    assert cancelled.json()["message"] == "The sync is being cancelled"
+    assert cancelled.json() == {
+        "run_id": run_id,
+        "status": "running",
+        "state": "Cancelling",
+        "message": "The sync is being cancelled",
+    }
     assert api.prefect.read_flow_run(document["flow_run_id"]).state_type is StateType.CANCELLING
     assert api.post(f"/admin/sync/runs/{run_id}/cancel").status_code == 202
 
@@ -561,7 +575,8 @@ def test_the_stages_of_a_run_tell_what_is_superseded_and_gone(api: Api) -> None:
 
 
 def test_items_that_are_not_in_and_the_story_of_one(api: Api) -> None:
-    api.database.sync_runs.insert_one(run_document("tenant", "domain"))
+    run = run_document("tenant", "domain", started_at=STARTED + timedelta(seconds=1))
+    api.database.sync_runs.insert_one(run)
     api.database.sync_items.insert_many(
         [
             item_document("key-001"),
@@ -576,6 +591,8 @@ def test_items_that_are_not_in_and_the_story_of_one(api: Api) -> None:
     (not_in,) = api.get("/admin/sync/items", **{"in": "false"}).json()["items"]
     assert (not_in["natural_key"], not_in["attempts"]) == ("a/b", 2)
     assert not_in["last"]["error"]["code"] == PERMANENT.code
+    still = api.get(f"/admin/sync/runs/{run['_id']}/items", change="still-failing").json()
+    assert still["items"] == [not_in]
     (gone,) = api.get("/admin/sync/items", gone="true").json()["items"]
     assert (gone["natural_key"], gone["gone_since"]) == ("gone", "2024-01-01T00:00:00.000Z")
     for path in ("tenant/a/b", "tenant/a%2Fb"):
@@ -705,7 +722,22 @@ def test_health_asks_for_no_token_and_tells_the_parts_apart(api: Api) -> None:
         "hub": True,
     }
     assert body["prefect"]["message"] == "Prefect answers, and a worker is up"
+    assert body["held_up_by"] == []
     assert http.head(f"{api.base_url}/health").content == b""
+
+
+@pytest.mark.usefixtures("worker")
+def test_health_tells_a_limit_that_is_switched_off_and_not_which(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in {**SYNC_SETTINGS, "MONGODB_URI": "mongodb://127.0.0.1:9"}.items():
+        monkeypatch.setenv(variable, value)
+    name = limit_name(read_settings())
+    off = GlobalConcurrencyLimitCreate(name=name, limit=3, active=False)
+    api.prefect.create_global_concurrency_limit(off)
+    (told,) = wait_until(lambda: health_of(api).json()["held_up_by"])
+    api.prefect.delete_global_concurrency_limit_by_name(name)
+    assert "concurrency limit of the requests to Stage 1 is switched off" in told
 
 
 def waits_for(api: Api, obstacle: str) -> bool:
@@ -775,7 +807,7 @@ def test_the_examples_are_records_as_the_api_gives_them() -> None:
     told = StepRecord.model_validate(step | {"_id": step["id"]})
     assert told.model_dump(mode="json", by_alias=True) == step
     run = RUN_RESPONSE[200]["content"]["application/json"]["example"]
-    told_of_run = RunRecord.model_validate(run | {"_id": run["id"]})
+    told_of_run = RunView.model_validate(run | {"_id": run["id"]})
     assert told_of_run.model_dump(mode="json", by_alias=True) == run
 
 
@@ -858,10 +890,19 @@ def test_wrong_settings_stop_the_api_at_its_start(variables: dict[str, str]) -> 
     assert "Traceback" not in api.stderr
 
 
+NULL_IS_NO_BODY = """
+[[operations]]
+include-operation-id = "start_sync"
+checks.negative_data_rejection.enabled = false
+"""
+"""Of a union with null, generators send a body that is left out as if it were a value."""
+
+
 @pytest.mark.usefixtures("worker")
 def test_fuzzed_from_its_own_openapi_document(api: Api, tmp_path: Path) -> None:
     add_run(api, steps=5, stages=run_document("tenant", "client")["stages"])
     api.database.sync_items.insert_one(item_document("key-001"))
+    (tmp_path / "schemathesis.toml").write_text(NULL_IS_NO_BODY)
     fuzzer = subprocess.run(
         [
             *("schemathesis", "run", f"{api.base_url}/openapi.json"),

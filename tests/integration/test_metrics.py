@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -13,9 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.api.app import create_app
 from tasks.entities import ENTITY_NAMES
 from tasks.settings import read_api_settings, read_mongo_settings
-from tests.integration.world import HUB_TOKEN, Document, World, stage_runs, task_runs
+from tests.integration.world import HUB_TOKEN, Document, SyncRun, World, stage_runs, task_runs
 
 TOKEN = "metrics-test-token-c2b7"
+RUNNING = ("running_items", "running_items_done", "items_waiting")
 
 Samples = dict[tuple[str, ...], float]
 """Values by name and label values, in the order of the labels' names."""
@@ -102,8 +103,17 @@ def test_a_scrape_says_what_the_steps_say(world: World, api: Api) -> None:
     runs = Counter(run["status"] for run in world.database.sync_runs.find())
     assert {n[1]: v for n, v in samples.items() if n[0] == "admin_sync_runs" and v} == runs
 
+    assert samples["admin_sync_last_run_duration_seconds", "full"] == run_seconds(stopped)
+    assert samples["admin_sync_last_run_duration_seconds", "changed"] == run_seconds(again)
+    assert {samples[f"admin_sync_{name}", "tenant"] for name in RUNNING} == {0}
+
     for secret in (HUB_TOKEN, TOKEN, world.hub.base_url, "tenant-0003", "regnum-christi"):
         assert secret not in text
+
+
+def run_seconds(run: SyncRun) -> float:
+    took: timedelta = run.document["finished_at"] - run.document["started_at"]
+    return took.total_seconds()
 
 
 def assert_items_are_those(steps: list[Document], entity_type: str, samples: Samples) -> None:

@@ -22,7 +22,9 @@ def app(monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     monkeypatch.setenv("ADMIN_API_TOKEN", TOKEN)
     monkeypatch.setenv("MONGODB_URI", "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=10")
     app = create_app(read_api_settings(), read_mongo_settings())
-    app.state.deployment = SimpleNamespace(obstacle=AsyncMock(return_value=None))
+    app.state.deployment = SimpleNamespace(
+        obstacle=AsyncMock(return_value=None), request_limit=AsyncMock(return_value=None)
+    )
     return app
 
 
@@ -66,11 +68,34 @@ def test_with_the_token_the_endpoints_are_there(app: FastAPI) -> None:
         ("get", f"{of_sync}/runs/{{run_id}}"),
         ("get", f"{of_sync}/runs/{{run_id}}/steps"),
         ("post", f"{of_sync}/runs/{{run_id}}/cancel"),
+        ("get", f"{of_sync}/runs/{{run_id}}/items"),
         ("get", f"{of_sync}/items"),
         ("get", f"{of_sync}/items/{{entity_type}}/{{natural_key}}"),
         ("get", "/api/health"),
         ("get", "/api/metrics"),
     }
+
+
+def test_a_generated_client_can_leave_the_body_out(app: FastAPI) -> None:
+    operation = app.openapi()["paths"]["/api/admin/sync/run"]["post"]
+    assert operation["operationId"] == "start_sync"
+    body = operation["requestBody"]
+    assert not body.get("required")
+    # Of a union, generators send what is left out as if it were a value.
+    assert body["content"]["application/json"]["schema"]["$ref"].endswith("/SyncRequest")
+
+
+def test_a_generated_client_can_read_every_error_and_the_metrics(app: FastAPI) -> None:
+    paths = app.openapi()["paths"]
+    error = {"$ref": "#/components/schemas/ErrorResponse"}
+    for path, operations in paths.items():
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400 and path != "/api/health":
+                    (media_type, content) = next(iter(answer["content"].items()))
+                    assert (media_type, content["schema"]) == ("application/json", error)
+    told = paths["/api/metrics"]["get"]["responses"]["200"]["content"]
+    assert told == {"text/plain": {"schema": {"type": "string"}}}
 
 
 def test_health_asks_for_no_token(app: FastAPI) -> None:

@@ -23,10 +23,16 @@ def _settings_of_a_sync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def told(
-    *, prefect: Any = None, mongodb: Any = None, paces: dict[str, float] | Exception | None = None
+    *,
+    prefect: Any = None,
+    mongodb: Any = None,
+    paces: dict[str, float] | Exception | None = None,
+    limit: Any = None,
 ) -> tuple[int, Health]:
     """Return the answer where the parts answer that, or raise it."""
-    deployment = Mock(obstacle=AsyncMock(side_effect=[prefect]))
+    deployment = Mock(
+        obstacle=AsyncMock(side_effect=[prefect]), request_limit=AsyncMock(side_effect=[limit])
+    )
     history = Mock(ping=Mock(side_effect=[mongodb]))
     figures = Mock(paces=Mock(side_effect=[paces or {}]))
     response = Response()
@@ -40,20 +46,31 @@ def test_all_parts_are_well() -> None:
     assert answer.mongodb.message == "MongoDB answers"
     assert answer.prefect.message == "Prefect answers, and a worker is up"
     assert answer.hub.message == "The settings for Stage 1 are complete"
+    assert answer.held_up_by == []
 
 
 def test_a_stage_1_that_throttles_is_told_and_is_not_ill() -> None:
     status, answer = told(paces={"tenant": 18.4, "client": 0.0})
     assert (status, answer.ok) == (200, True)
-    assert answer.hub.message == (
-        "The settings for Stage 1 are complete; client is waiting for Stage 1; "
-        "tenant is paced at 18 requests/s"
-    )
+    assert answer.held_up_by == [
+        "client waits: its endpoint is down, or asks for a pause (Retry-After)",
+        "tenant sends 18 requests/s: Stage 1 throttles",
+    ]
 
 
-def test_the_settings_are_told_where_it_can_not_be_told_what_is_paced() -> None:
-    _, answer = told(mongodb=MongoUnavailable("away"), paces=MongoUnavailable("away"))
-    assert answer.hub.message == "The settings for Stage 1 are complete"
+def test_a_limit_that_is_switched_off_is_told_and_nothing_is_ill() -> None:
+    off = Mock(active=False)
+    status, answer = told(limit=off, paces={"tenant": 1.0})
+    assert (status, answer.ok) == (200, True)
+    limit, pace = answer.held_up_by
+    assert "is switched off: a sync switches it on" in limit
+    assert pace == "tenant sends 1 requests/s: Stage 1 throttles"
+
+
+@pytest.mark.parametrize("fault", [PrefectUnavailable("away"), TimeoutError()])
+def test_what_can_not_be_told_of_the_limit_is_not_ill_by_itself(fault: Exception) -> None:
+    status, answer = told(limit=fault, paces=MongoUnavailable("away"))
+    assert (status, answer.ok, answer.held_up_by) == (200, True, [])
 
 
 @pytest.mark.parametrize(

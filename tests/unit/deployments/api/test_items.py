@@ -12,6 +12,7 @@ from deployments.api.app import create_app
 from deployments.api.models import ITEM_RESPONSE, ITEMS_RESPONSE
 from tasks.mongo import MongoRetry
 from tasks.settings import read_api_settings, read_mongo_settings
+from tasks.trail.history import RunHistory
 from tasks.trail.item_history import ItemDetails, ItemHistory
 from tasks.trail.items import ItemRecord
 from tests.item_documents import RUN, hub_of, item_document, run_document
@@ -28,8 +29,11 @@ def app(
 ) -> FastAPI:
     """An API whose items are in memory."""
     monkeypatch.setenv("MONGODB_URI", "mongodb://127.0.0.1:9")
-    in_memory = ItemHistory(database, retry)
-    monkeypatch.setattr("deployments.api.dependencies.item_history", lambda _settings: in_memory)
+    in_memory = {"item": ItemHistory(database, retry), "run": RunHistory(database, retry)}
+    for name, history in in_memory.items():
+        monkeypatch.setattr(
+            f"deployments.api.dependencies.{name}_history", lambda _settings, it=history: it
+        )
     return create_app(read_api_settings(), read_mongo_settings())
 
 
@@ -97,6 +101,59 @@ def test_an_item_is_told_as_stage_1_has_it(app: FastAPI) -> None:
         "attempts": 2,
         "gone_since": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("query", "keys", "total"),
+    [
+        ({"change": "newly-failing"}, ["new", "newer"], 2),
+        ({"change": "newly-failing", "limit": "1", "page": "2"}, ["newer"], 2),
+        ({"change": "still-failing"}, ["still"], 1),
+        ({"change": "recovered"}, ["back"], 1),
+        ({"change": "gone"}, ["gone"], 1),
+    ],
+)
+def test_what_a_run_has_changed_is_listed(
+    app: FastAPI,
+    database: Database[Document],
+    query: dict[str, str],
+    keys: list[str],
+    total: int,
+) -> None:
+    run = run_document("tenant", started_at=at(10))
+    database.sync_runs.insert_one(run)
+    failed = {"error": PERMANENT, "run_id": run["_id"]}
+    database.sync_items.insert_many(
+        [
+            item_document("newer", **failed, not_in_since=at(12)),
+            item_document("new", **failed, not_in_since=at(11)),
+            item_document("still", **failed, not_in_since=at(9)),
+            item_document("back", recovered={"run_id": run["_id"], "since": at(1)}),
+            item_document("gone", gone_since=at(3)),
+            item_document("in"),
+        ]
+    )
+    for name in (run["_id"], run["flow_run_id"]):
+        answer = ask(app, "GET", f"/api/admin/sync/runs/{name}/items", params=query)
+        assert [item["natural_key"] for item in answer.json()["items"]] == keys
+        assert answer.json()["total"] == total
+
+
+@pytest.mark.usefixtures("items")
+@pytest.mark.parametrize(
+    ("run", "change", "told"),
+    [
+        ("0" * 24, "gone", (404, "NOT_FOUND")),
+        (str(RUN), "failing", (422, "VALIDATION_ERROR")),
+        (str(RUN), None, (422, "VALIDATION_ERROR")),
+    ],
+)
+def test_what_can_not_be_asked_of_a_run(
+    app: FastAPI, run: str, change: str | None, told: tuple[int, str]
+) -> None:
+    path = f"/api/admin/sync/runs/{run}/items"
+    answer = ask(app, "GET", path, params={"change": change} if change else {})
+    assert (answer.status_code, answer.json()["error"]["code"]) == told
 
 
 @pytest.mark.parametrize("key", ["acme", "a/b", "/a", "a//b/", "ñ ?#%2F", "acme/steps"])

@@ -1,6 +1,8 @@
 """Metrics for Prometheus, made of the audit trail's figures."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -12,7 +14,7 @@ from tasks.mongo_errors import MongoUnavailable
 from tasks.trail.figures import Figures
 from tasks.trail.item_history import ItemCounts, ItemHistory
 from tasks.trail.run_sums import EntityFigures, RunSums
-from tasks.trail.stages import RequestTimes, RunStatus
+from tasks.trail.stages import RequestTimes, RunStatus, StageRecord
 
 
 def item_history(**counts: ItemCounts) -> ItemHistory:
@@ -24,7 +26,8 @@ def item_history(**counts: ItemCounts) -> ItemHistory:
 def scraped(
     by_entity_type: dict[str, EntityFigures],
     *,
-    paces: dict[str, float] | None = None,
+    running: Sequence[StageRecord] = (),
+    durations: dict[str, float] | None = None,
     **counts: ItemCounts,
 ) -> dict[str, float]:
     """Return the samples of a scrape by name and labels."""
@@ -32,7 +35,8 @@ def scraped(
         spec=Figures,
         **{
             "sum.return_value": RunSums(by_entity_type, {"partial": 2, "of another version": 1}),
-            "paces.return_value": paces or {},
+            "running_stages.return_value": running,
+            "last_durations.return_value": durations or {},
         },
     )
     lines = generate_latest(SyncMetrics(figures, item_history(**counts))).decode().splitlines()
@@ -81,12 +85,46 @@ def test_items_are_told_as_they_are_now() -> None:
 
 
 def test_only_what_is_held_has_a_pace() -> None:
-    samples = scraped({}, paces={"tenant": 18.5, "client": 0.0})
+    running = [stage("tenant", pace=18.5), stage("client", pace=0.0), stage("domain")]
+    samples = scraped({}, running=running)
     paces = {name: value for name, value in samples.items() if "pace" in name}
     assert paces == {
         'admin_sync_pace{entity_type="tenant"}': 18.5,
         'admin_sync_pace{entity_type="client"}': 0.0,
     }
+
+
+def stage(entity_type: str, **fields: Any) -> StageRecord:
+    """Return a stage that runs."""
+    return StageRecord(entity_type=entity_type, **{"status": RunStatus.RUNNING, **fields})
+
+
+def test_the_items_of_a_running_sync_are_told_and_those_that_wait_because_of_its_pace() -> None:
+    running = [
+        stage("tenant", status=RunStatus.SUCCESS, total=9, success=9, pace=1.0),
+        stage("client", total=100, success=40, failed=3, skipped=7, retrying=5, pace=0.0),
+        stage("client", total=1, success=1),
+        stage("domain", total=5),
+    ]
+    samples = scraped({}, running=running)
+    for name, told in {
+        "running_items": {"tenant": 9, "client": 101, "domain": 5},
+        "running_items_done": {"tenant": 9, "client": 51},
+        "items_waiting": {"client": 50},
+    }.items():
+        for entity_type in ENTITY_NAMES:
+            sample = f'admin_sync_{name}{{entity_type="{entity_type}"}}'
+            assert samples[sample] == told.get(entity_type, 0), sample
+
+
+def test_the_last_run_of_each_mode_has_a_duration() -> None:
+    samples = scraped({}, durations={"changed": 12.5, "full": 340.0})
+    told = {name: value for name, value in samples.items() if "duration" in name}
+    assert told == {
+        'admin_sync_last_run_duration_seconds{mode="changed"}': 12.5,
+        'admin_sync_last_run_duration_seconds{mode="full"}': 340,
+    }
+    assert not [name for name in scraped({}) if "duration" in name]
 
 
 def test_a_mongodb_that_is_away_is_no_zero() -> None:

@@ -15,6 +15,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, StateType, Worker, WorkPool, WorkQueue
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Running, Scheduled
 
 from deployments.api.sync_deployment import PrefectUnavailable, RunEnded, SyncDeployment
 from tasks.prefect_api import fault_in_words
@@ -127,6 +128,26 @@ def test_a_run_that_prefect_does_not_know_is_none(client: Any) -> None:
     assert asyncio.run(deployment_of(client).flow_run(FLOW_RUN_ID)) is None
 
 
+def test_the_states_of_flow_runs_are_told_at_once(client: Any) -> None:
+    late: Any = Scheduled(name="Late")
+    running: Any = Running()
+    known = [FlowRun(id=uuid4(), flow_id=uuid4(), state=state) for state in (late, running, None)]
+    client.read_flow_runs.return_value = known
+    ids = [str(each.id) for each in known]
+    told = asyncio.run(deployment_of(client).states([*ids, "no id of Prefect's"]))
+    assert told == {ids[0]: "Late", ids[1]: "Running"}
+    asked = client.read_flow_runs.await_args.kwargs["flow_run_filter"]
+    assert asked.id.any_ == [each.id for each in known]
+
+
+def test_a_limit_that_prefect_does_not_know_is_none(client: Any) -> None:
+    limit = client.read_global_concurrency_limit_by_name.return_value
+    assert asyncio.run(deployment_of(client).request_limit("a limit")) is limit
+    client.read_global_concurrency_limit_by_name.assert_awaited_once_with("a limit")
+    client.read_global_concurrency_limit_by_name.side_effect = NOT_FOUND
+    assert asyncio.run(deployment_of(client).request_limit("a limit")) is None
+
+
 @pytest.mark.parametrize(
     ("silent_seconds", "told"), [(0, None), (20, "No worker of the work pool backoffice is up")]
 )
@@ -174,6 +195,8 @@ CALLS: list[Callable[[SyncDeployment], Awaitable[Any]]] = [
     start,
     lambda deployment: deployment.cancel(FLOW_RUN_ID),
     lambda deployment: deployment.flow_run(FLOW_RUN_ID),
+    lambda deployment: deployment.states([FLOW_RUN_ID]),
+    lambda deployment: deployment.request_limit("a limit"),
 ]
 
 
@@ -193,6 +216,7 @@ def test_a_prefect_that_does_not_do_it_is_told(client: Any, call: Any, fault: An
         "read_flow_runs",
         "read_deployment_by_name",
         "set_flow_run_state",
+        "read_global_concurrency_limit_by_name",
     ):
         getattr(client, method).side_effect = fault
     with pytest.raises(PrefectUnavailable) as raised:

@@ -9,12 +9,13 @@ from uuid import uuid4
 import pytest
 from bson import ObjectId
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Cancelled, Cancelling
+from prefect.states import Cancelled, Cancelling, Scheduled
 from pymongo.database import Database
 
 from deployments.api.errors import NO_SUCH_RUN, RUN_FINISHED, ApiError
 from deployments.api.followed_runs import FollowedRuns
 from deployments.api.models import SyncRequest
+from deployments.api.run_view import RunView
 from deployments.api.sync_deployment import PrefectUnavailable, RunEnded
 from deployments.api.syncs import cancel_sync, list_runs, list_steps, show_run, start_sync
 from tasks.mongo import MongoRetry
@@ -28,6 +29,7 @@ from tests.trail_documents import OPTIONS, PERMANENT, step_document
 from tests.unit.tasks.run_in_memory import trail_in_memory
 
 Document = dict[str, Any]
+FULL = SyncRequest()
 UNKNOWN = "Prefect has the sync, and does not tell whether a worker is up"
 
 
@@ -58,9 +60,10 @@ def deployment() -> Any:
     """Deployments none of whose runs is under way."""
     return Mock(
         due_run=AsyncMock(return_value=None),
-        start=AsyncMock(return_value=(flow_run("the new run"), True)),
+        start=AsyncMock(return_value=(flow_run("the new run", Scheduled()), True)),
         obstacle_to=AsyncMock(return_value=None),
         cancel=AsyncMock(),
+        states=AsyncMock(return_value={}),
     )
 
 
@@ -78,8 +81,9 @@ def test_a_sync_is_handed_to_prefect_is_on_record_and_followed(
     new, _ = deployment.start.return_value
     run = history.run_of(str(new.id))
     assert run is not None
-    assert (answer.run_id, answer.status) == (str(run.id), RunStatus.PENDING)
-    assert answer.message == "Sync started"
+    assert run.status is RunStatus.PENDING
+    assert (answer.run_id, answer.status) == (str(run.id), RunStatus.RUNNING)
+    assert (answer.state, answer.message) == ("Scheduled", "Sync started")
     deployment.obstacle_to.assert_awaited_once_with(new)
     assert run.flow_run_name == "the new run"
     followed.follow.assert_called_once_with(trail, str(new.id))
@@ -108,8 +112,8 @@ def test_a_sync_that_waits_or_of_which_prefect_tells_nothing_is_not_called_start
 ) -> None:
     monkeypatch.setattr("deployments.api.syncs._OBSTACLE_SECONDS", 0.01)
     deployment.obstacle_to.side_effect = obstacle
-    answer = asyncio.run(start_sync(deployment, trail, retry, followed, None))
-    assert (answer.status, answer.message) == (RunStatus.PENDING, message)
+    answer = asyncio.run(start_sync(deployment, trail, retry, followed, FULL))
+    assert (answer.status, answer.message) == (RunStatus.RUNNING, message)
     followed.follow.assert_called_once()
 
 
@@ -119,7 +123,7 @@ def test_a_sync_in_prefect_turns_a_second_one_away_with_its_run_id(
     under_way = flow_run("tenant - schedule")
     deployment.due_run.return_value = under_way
     with pytest.raises(ApiError, match="already under way: tenant - schedule") as refused:
-        asyncio.run(start_sync(deployment, trail, retry, followed, None))
+        asyncio.run(start_sync(deployment, trail, retry, followed, FULL))
     deployment.start.assert_not_awaited()
     run = history.run_of(str(under_way.id))
     assert run is not None
@@ -132,7 +136,7 @@ def test_a_sync_in_the_trail_turns_a_second_one_away_with_its_run_id(
 ) -> None:
     trail.ownership.under_way.return_value = run_id
     with pytest.raises(ApiError, match="already under way: its name") as refused:
-        asyncio.run(start_sync(deployment, trail, retry, followed, None))
+        asyncio.run(start_sync(deployment, trail, retry, followed, FULL))
     deployment.start.assert_not_awaited()
     assert refused.value.body.error.details == {"run_id": str(run_id)}
 
@@ -143,7 +147,7 @@ def test_a_flow_run_that_another_request_made_at_that_moment_is_not_ours(
     theirs = flow_run("another run")
     deployment.start.return_value = (theirs, False)
     with pytest.raises(ApiError, match="already under way: another run") as refused:
-        asyncio.run(start_sync(deployment, trail, retry, followed, None))
+        asyncio.run(start_sync(deployment, trail, retry, followed, FULL))
     run = history.run_of(str(theirs.id))
     assert run is not None
     assert refused.value.body.error.details == {"run_id": str(run.id)}
@@ -156,7 +160,7 @@ def test_a_flow_run_that_ended_unrecorded_is_recorded_and_another_is_started(
 ) -> None:
     ended, new = flow_run("an ended run", Cancelled()), flow_run("the new run")
     deployment.start.side_effect = [(ended, False), (new, True)]
-    answer = asyncio.run(start_sync(deployment, trail, retry, followed, None))
+    answer = asyncio.run(start_sync(deployment, trail, retry, followed, FULL))
     assert [call.args[1] for call in deployment.start.await_args_list] == ["0", "1"]
     left, started = history.run_of(str(ended.id)), history.run_of(str(new.id))
     assert left is not None
@@ -170,16 +174,23 @@ def test_nothing_is_started_that_could_not_be_recorded(
 ) -> None:
     retry = Mock(spec=MongoRetry, **{"await_mongodb.side_effect": MongoUnavailable("away")})
     with pytest.raises(MongoUnavailable):
-        asyncio.run(start_sync(deployment, trail, retry, followed, None))
+        asyncio.run(start_sync(deployment, trail, retry, followed, FULL))
     deployment.start.assert_not_awaited()
 
 
+def status_of(deployment: Any, history: RunHistory, run_id: RunId) -> RunStatus:
+    run = asyncio.run(show_run(deployment, history, str(run_id)))
+    assert isinstance(run, RunView)
+    return run.status
+
+
 def test_runs_and_steps_are_shown(
-    database: Database[Document], history: RunHistory, run_id: RunId
+    database: Database[Document], deployment: Any, history: RunHistory, run_id: RunId
 ) -> None:
     database.sync_steps.insert_many([step_document(run_id, 1), step_document(run_id, 2, PERMANENT)])
-    assert [run.id for run in list_runs(history, page=1, limit=10).items] == [run_id]
-    assert show_run(history, run_id).id == run_id
+    runs = asyncio.run(list_runs(deployment, history, page=1, limit=10))
+    assert [(run.id, runs.total) for run in runs.items] == [(run_id, 1)]
+    assert status_of(deployment, history, run_id) is RunStatus.RUNNING
     page = list_steps(history, run_id, page=1, limit=1, ok=False, entity_type="tenant")
     assert [step.source_id for step in page.items] == [2]
     assert (page.total, page.next) == (1, None)
@@ -194,7 +205,7 @@ def test_a_run_that_is_not_there_is_told(
 ) -> None:
     unknown = ObjectId()
     with pytest.raises(ApiError, match=str(NO_SUCH_RUN)):
-        show_run(history, unknown)
+        asyncio.run(show_run(deployment, history, unknown))
     with pytest.raises(ApiError, match=str(NO_SUCH_RUN)):
         list_steps(history, unknown)
     with pytest.raises(ApiError, match=str(NO_SUCH_RUN)):
@@ -206,7 +217,7 @@ def test_a_run_that_is_not_there_is_told(
 @pytest.mark.parametrize(
     ("state", "status", "message"),
     [
-        (Cancelling(), RunStatus.PENDING, "The sync is being cancelled"),
+        (Cancelling(), RunStatus.RUNNING, "The sync is being cancelled"),
         (Cancelled(), RunStatus.CANCELLED, "The sync is cancelled"),
     ],
 )
@@ -225,7 +236,8 @@ def test_a_sync_is_cancelled(
     answer = asyncio.run(cancel_sync(deployment, trail, history, followed, run_id))
     deployment.cancel.assert_awaited_once_with(str(cancelled.id))
     assert (answer.run_id, answer.status, answer.message) == (str(run_id), status, message)
-    assert show_run(history, run_id).status is status
+    assert answer.state == state.name
+    assert status_of(deployment, history, run_id) is status
     assert followed.follow.called is not status.is_terminal
 
 
@@ -243,6 +255,6 @@ def test_a_sync_whose_flow_run_was_deleted_is_cancelled_once(
     deployment.cancel.return_value = None
     answer = asyncio.run(cancel_sync(deployment, trail, history, followed, run_id))
     assert (answer.status, answer.message) == (RunStatus.CANCELLED, "The sync is cancelled")
-    assert show_run(history, run_id).status is RunStatus.CANCELLED
+    assert status_of(deployment, history, run_id) is RunStatus.CANCELLED
     with pytest.raises(ApiError, match=str(RUN_FINISHED)):
         asyncio.run(cancel_sync(deployment, trail, history, followed, run_id))

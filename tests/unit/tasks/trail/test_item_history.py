@@ -10,7 +10,7 @@ from pymongo.database import Database
 from tasks.entities import ENTITY_NAMES
 from tasks.mongo import MongoRetry
 from tasks.trail.history import Page
-from tasks.trail.item_history import ItemCounts, ItemHistory
+from tasks.trail.item_history import ItemChange, ItemCounts, ItemHistory
 from tasks.trail.items import ItemRecord
 from tasks.trail.runs import RunRecord
 from tests.item_documents import hub_of, item_document, never_in, run_document
@@ -145,6 +145,9 @@ def test_what_is_not_in_after_a_run_is_told_against_what_was_before(
     assert keys(history.recovered(mixed, 50)) == ["back"]
     first = history.newly_failing(mixed, 1)
     assert (keys(first), first.total) == (["never"], 3)
+    pages = [history.changed(mixed, ItemChange.NEWLY_FAILING, page, 2) for page in (1, 2, 3)]
+    assert [keys(page) for page in pages] == [["never", "new"], ["back and out"], []]
+    assert {(page.limit, page.total) for page in pages} == {(2, 3)}
 
 
 def test_what_a_run_itself_had_failed_before_has_not_recovered(
