@@ -13,7 +13,22 @@ from typing import Final, Generic, NoReturn
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
-from scripts.item_tables import change_table, item_head, not_in_table, story_table
+from scripts.item_changes import (
+    SORTED,
+    ItemChanges,
+    gone_now,
+    item_changes,
+    most_urgent,
+    not_in_now,
+)
+from scripts.item_tables import (
+    change_table,
+    changes_table,
+    gone_table,
+    item_head,
+    not_in_table,
+    story_table,
+)
 from scripts.run_tables import (
     failure_table,
     literal_console,
@@ -33,6 +48,8 @@ from tasks.trail.runs import RunRecord
 from tasks.trail.steps import StepRecord
 
 _COMMAND: Final = "python -m scripts.history"
+_LATEST: Final = "latest"
+"""Names the newest run."""
 _SHOWN: Final = 20
 _MOST_SHOWN: Final = 10_000
 _STEPS_SHOWN: Final = 50
@@ -100,9 +117,13 @@ class Records(View, Generic[RecordType]):
 
 
 class RunDetails(Facts):
-    """A run, its first failures, what it would change first, and its slowest items."""
+    """A run, what it changed of items, its first failures, and its slowest items.
+
+    A dry run changes no item; `changes` are the fields that it would change first.
+    """
 
     run: RunRecord
+    items: ItemChanges | None
     failures: list[StepRecord]
     changes: list[StepRecord]
     slowest: list[StepRecord]
@@ -110,6 +131,8 @@ class RunDetails(Facts):
     def tables(self) -> Iterator[Table]:
         yield run_head(self.run)
         yield stage_table(self.run)
+        if self.items is not None and self.items.is_there_any:
+            yield changes_table(self.items)
         if self.failures:
             yield _failure_table(self.failures, self._where_all(self.failures, "--failed"))
         if self.changes:
@@ -126,12 +149,21 @@ class RunDetails(Facts):
 
 
 class NotIn(Facts):
-    """Items that are not in now, longest first."""
+    """Items that are not in now."""
 
     not_in: Page[ItemEntry]
 
     def tables(self) -> Iterator[Table]:
         yield not_in_table(self.not_in)
+
+
+class Gone(Facts):
+    """Items that are gone from the source now."""
+
+    gone: Page[ItemEntry]
+
+    def tables(self) -> Iterator[Table]:
+        yield gone_table(self.gone)
 
 
 class Items(Facts):
@@ -161,8 +193,8 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = _parser()
     arguments = parser.parse_args()
-    if arguments.not_in and arguments.name is not None:
-        parser.error("--not-in takes no RUN_ID and no ITEM")
+    if (arguments.not_in or arguments.gone) and arguments.name is not None:
+        parser.error("--not-in and --gone take no RUN_ID and no ITEM")
     if arguments.changes and arguments.name is None:
         parser.error("--changes asks for a RUN_ID")
     return arguments
@@ -174,8 +206,8 @@ def _parser() -> argparse.ArgumentParser:
         "name",
         nargs="?",
         metavar="RUN_ID | ITEM",
-        help="show this run, or this item: ENTITY_TYPE/NATURAL_KEY, or a natural key alone; "
-        "else list the latest runs",
+        help=f"show this run ({_LATEST}: the newest one), or this item: ENTITY_TYPE/NATURAL_KEY, "
+        "or a natural key alone; else list the latest runs",
     )
     lists = parser.add_mutually_exclusive_group()
     lists.add_argument(
@@ -187,12 +219,15 @@ def _parser() -> argparse.ArgumentParser:
         "--changes", action="store_true", help="with RUN_ID of a dry run, all that would change"
     )
     lists.add_argument("--not-in", action="store_true", help="list the items that are not in now")
+    lists.add_argument(
+        "--gone", action="store_true", help="list the items that are gone from the source now"
+    )
     parser.add_argument(
         "--limit",
         type=_number_to_show,
         default=_SHOWN,
         metavar="N",
-        help=f"how many runs, items that are not in, or outcomes of an item (default {_SHOWN})",
+        help=f"how many runs, items of a list, or outcomes of an item (default {_SHOWN})",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser
@@ -206,12 +241,14 @@ def _number_to_show(text: str) -> int:
 
 def _view(runs: RunHistory, items: ItemHistory, arguments: argparse.Namespace) -> View:
     if arguments.not_in:
-        return NotIn(not_in=items.items(1, arguments.limit, is_in=False))
+        return NotIn(not_in=not_in_now(items, arguments.limit))
+    if arguments.gone:
+        return Gone(gone=gone_now(items, arguments.limit))
     if arguments.name is None:
         return _latest_runs(runs, arguments.limit, only_failed=arguments.failed)
     run = _run_named(runs, arguments.name)
     if run is not None:
-        return _view_of_run(runs, run, arguments)
+        return _view_of_run(runs, items, run, arguments)
     if arguments.failed or arguments.changes:
         raise NotOnRecord(f"There is no run {arguments.name!r}; {_COMMAND} lists the latest runs")
     return Items(items=_items_named(items, arguments.name, arguments.limit))
@@ -222,7 +259,9 @@ def _latest_runs(history: RunHistory, limit: int, *, only_failed: bool) -> View:
     return Records("runs", runs, run_table, "No run to show")
 
 
-def _view_of_run(history: RunHistory, run: RunRecord, arguments: argparse.Namespace) -> View:
+def _view_of_run(
+    history: RunHistory, items: ItemHistory, run: RunRecord, arguments: argparse.Namespace
+) -> View:
     if arguments.failed:
         failures = history.failures(run.id)
         return Records("failures", failures, _failure_table, "No item has failed")
@@ -232,14 +271,15 @@ def _view_of_run(history: RunHistory, run: RunRecord, arguments: argparse.Namesp
         return Records("changes", changes, change_table, nothing)
     return RunDetails(
         run=run,
-        failures=list(history.failures(run.id, _STEPS_SHOWN)),
+        items=None if run.dry_run else item_changes(items, run).first(_STEPS_SHOWN),
+        failures=most_urgent(history.failures(run.id, SORTED), _STEPS_SHOWN),
         changes=list(history.changes(run.id, _STEPS_SHOWN)) if run.dry_run else [],
         slowest=history.slowest(run.id, _SLOWEST_SHOWN),
     )
 
 
 def _run_named(history: RunHistory, name: str) -> RunRecord | None:
-    run = history.named(name)
+    run = next(history.latest_runs(1), None) if name == _LATEST else history.named(name)
     return run if isinstance(run, RunRecord) else None
 
 
@@ -271,7 +311,7 @@ def _print_json(view: View) -> None:
 
 
 def _failure_table(steps: Sequence[StepRecord], caption: str | None) -> Table:
-    return failure_table(steps, title="Failures", caption=caption, with_requests=True)
+    return failure_table(steps, title="Failures", caption=caption)
 
 
 def leave(status: int) -> NoReturn:

@@ -6,11 +6,27 @@ from typing import Final
 
 from rich.table import Table
 
-from scripts.run_tables import UNKNOWN, folding, literal, number, time_of, titled_table, whole
+from scripts.item_changes import ItemChanges, is_enabled
+from scripts.run_tables import (
+    REQUEST_ID_WIDTH,
+    UNKNOWN,
+    error_of,
+    folding,
+    holding_ids,
+    item_of,
+    literal,
+    number,
+    short_time_of,
+    time_of,
+    titled_table,
+    whole,
+)
+from tasks.entities import label_of
 from tasks.trail.fields import ForeignDocument
 from tasks.trail.history import Page
 from tasks.trail.item_history import ItemEntry
 from tasks.trail.items import Confirmed, ItemRecord
+from tasks.trail.runs import RunErrorRecord
 from tasks.trail.steps import StepRecord
 
 _OK: Final = "ok"
@@ -19,28 +35,68 @@ _OK: Final = "ok"
 def not_in_table(items: Page[ItemEntry]) -> Table:
     """Return a table of items that are not in now."""
     table = titled_table(
-        whole("entity"),
-        folding("natural key"),
-        whole("since (UTC)"),
+        folding("item"),
+        whole("since UTC"),
+        folding("error"),
         number("attempts"),
-        folding("code"),
-        folding("message"),
         title="Not in now",
         caption=_left_out(items) if items.items else "No item is on record as not in",
     )
     for item in items.items:
         if isinstance(item, ForeignDocument):
-            table.add_row(*[UNKNOWN] * (len(table.columns) - 1), literal(item.document))
+            table.add_row(literal(item.document), *[UNKNOWN] * (len(table.columns) - 1))
             continue
-        error = item.last.error if item.last else None
-        table.add_row(
-            item.entity_type,
-            literal(item.natural_key),
-            time_of(item.not_in_since),
-            str(item.attempts),
-            literal(error.code if error else None),
-            literal(error.message if error else None),
-        )
+        since = short_time_of(item.not_in_since)
+        table.add_row(_name_of(item), since, _last_error_of(item), str(item.attempts))
+    return table
+
+
+def gone_table(items: Page[ItemEntry]) -> Table:
+    """Return a table of items that are gone from the source now."""
+    table = titled_table(
+        folding("item"),
+        whole("gone since UTC"),
+        whole("in Stage 1"),
+        title="Gone now",
+        caption=_left_out(items) if items.items else "No item is on record as gone",
+    )
+    for item in items.items:
+        if isinstance(item, ForeignDocument):
+            table.add_row(literal(item.document), UNKNOWN, UNKNOWN)
+            continue
+        holds = "enabled" if is_enabled(item) else "not enabled"
+        table.add_row(_name_of(item), short_time_of(item.gone_since), holds)
+    return table
+
+
+def changes_table(changes: ItemChanges, others: Sequence[RunErrorRecord] = ()) -> Table:
+    """Return a table of what a run changed of items, and of what is not in.
+
+    Args:
+        changes: the items.
+        others: what the run did not bring in and is no such item: twins, and what has no key.
+    """
+    table = titled_table(
+        whole("change"),
+        folding("item"),
+        whole("since UTC"),
+        folding("error"),
+        title="What changed, and what is not in",
+        caption=_counted(changes),
+    )
+    for item in changes.newly_failing.items:
+        table.add_row("newly failing", _name_of(item), UNKNOWN, _last_error_of(item))
+    for other in others:
+        key = label_of(other.natural_key, other.source_id)
+        error = literal(f"{other.code}: {other.message}")
+        table.add_row("not confirmed", item_of(other.entity_type, key), UNKNOWN, error)
+    for item in changes.still_failing.items:
+        since = short_time_of(item.not_in_since)
+        table.add_row("still failing", _name_of(item), since, _last_error_of(item))
+    for item in changes.recovered.items:
+        table.add_row("recovered", _name_of(item), UNKNOWN, UNKNOWN)
+    for item in changes.gone.items:
+        table.add_row("gone", _name_of(item), short_time_of(item.gone_since), UNKNOWN)
     return table
 
 
@@ -77,25 +133,19 @@ def _add_confirmed(head: Table, confirmed: Confirmed) -> None:
 def story_table(steps: Page[StepRecord]) -> Table:
     """Return a table of an item's versions and outcomes."""
     table = titled_table(
-        whole("at (UTC)"),
-        whole("run_id"),
+        whole("at UTC"),
+        holding_ids("run_id, request_id", REQUEST_ID_WIDTH),
         folding("version"),
         folding("outcome"),
-        folding("message"),
-        number("attempts"),
-        whole("request_id"),
         title="Versions and outcomes, newest first",
         caption=_left_out(steps) if steps.items else "No run has it on record any more",
     )
     for step in steps.items:
         table.add_row(
-            time_of(step.created_at),
-            str(step.run_id),
+            short_time_of(step.created_at),
+            f"{step.run_id} {literal(step.request_id)}",
             literal(None if step.version is None else str(step.version)),
-            literal(step.error.code if step.error else _OK),
-            literal(step.error.message if step.error else None),
-            str(step.attempts),
-            literal(step.request_id),
+            _outcome_of(step),
         )
     return table
 
@@ -108,8 +158,7 @@ def change_table(steps: Sequence[StepRecord], caption: str | None) -> Table:
         caption: stands below the table; None for nothing.
     """
     table = titled_table(
-        whole("entity"),
-        folding("natural key"),
+        folding("item"),
         folding("field"),
         folding("old"),
         folding("new"),
@@ -117,15 +166,29 @@ def change_table(steps: Sequence[StepRecord], caption: str | None) -> Table:
         caption=caption,
     )
     for step in steps:
+        item = item_of(step.entity_type, step.key)
         for change in step.changes or ():
-            table.add_row(
-                step.entity_type,
-                literal(step.key),
-                literal(change.field),
-                literal(change.old),
-                literal(change.new),
-            )
+            fields = (change.field, change.old, change.new)
+            table.add_row(item, *(literal(each) for each in fields))
     return table
+
+
+def _name_of(item: ItemRecord) -> str:
+    return item_of(item.entity_type, label_of(item.natural_key, item.source_id))
+
+
+def _last_error_of(item: ItemRecord) -> str:
+    return error_of(item.last.error if item.last else None)
+
+
+def _outcome_of(step: StepRecord) -> str:
+    outcome = error_of(step.error) if step.error else _OK
+    return f"{outcome} ({step.attempts} attempts)" if step.attempts > 1 else outcome
+
+
+def _counted(changes: ItemChanges) -> str:
+    counts = [f"{page.total} {name.replace('_', ' ')}" for name, page in changes]
+    return ", ".join(counts)
 
 
 def _left_out(shown: Page[ItemEntry] | Page[StepRecord]) -> str | None:

@@ -70,7 +70,7 @@ def local_mongod(data_path: Path, port: int | None = None) -> Iterator[str]:
         "--quiet",
     ]
     log_path = data_path.with_name(f"{data_path.name}.log")
-    with running(command, name="mongod", ready=lambda: _answers(uri), log_path=log_path):
+    with running(command, name="mongod", ready=lambda: mongodb_answers(uri), log_path=log_path):
         yield uri
 
 
@@ -85,8 +85,11 @@ def _require_unused(data_path: Path) -> None:
             ) from error
 
 
-def _answers(uri: str) -> bool:
-    client: MongoClient[dict[str, Any]] = MongoClient(uri, serverSelectionTimeoutMS=500)
+def mongodb_answers(uri: str, *, within_seconds: float = 0.5) -> bool:
+    """Whether a MongoDB answers at that URI by then."""
+    client: MongoClient[dict[str, Any]] = MongoClient(
+        uri, serverSelectionTimeoutMS=round(within_seconds * 1000)
+    )
     try:
         client.admin.command("ping")
     except PyMongoError:

@@ -61,16 +61,25 @@ def free_port() -> int:
         return port
 
 
+def is_free(port: int) -> bool:
+    """Whether nothing listens on a port of 127.0.0.1 now."""
+    return _why_taken(port) is None
+
+
 def require_free(port: int, *, name: str) -> None:
     """Refuse a port of 127.0.0.1 that is taken, before another server answers in name's place."""
+    if why := _why_taken(port):
+        raise StartFailed(f"{name} can't listen on {LOCALHOST}:{port}: {why}.")
+
+
+def _why_taken(port: int) -> str | None:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((LOCALHOST, port))
         except OSError as error:
-            raise StartFailed(
-                f"{name} can't listen on {LOCALHOST}:{port}: {error.strerror}."
-            ) from error
+            return error.strerror
+    return None
 
 
 def answers(url: str, *, within_seconds: float) -> bool:

@@ -26,12 +26,12 @@ def main() -> int:
     exempt_loopback_from_proxies()
     try:
         with ExitStack() as parts:
-            dashboard_is_ours = start_missing_parts(parts)
+            started = start_missing_parts(parts)
             read_settings()
             exit_status = _sync_once()
             if arguments.keep:
                 _wait_for_interrupt()
-            elif dashboard_is_ours:
+            elif "PREFECT_API_URL" in started:
                 _console.print("The dashboard stops now; ./scripts/run --keep leaves it up.")
             return exit_status
     except (StartFailed, SettingsError, MongoError) as failure:
@@ -55,7 +55,7 @@ def _sync_once() -> int:
     """Sync in a process of its own, which reads the settings from scratch."""
     quiet = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
     sync = subprocess.Popen(
-        [sys.executable, "-m", "scripts.sync_now"],
+        [sys.executable, "-m", "scripts.sync_now", "--trigger", "scripts/run"],
         env={**os.environ, **quiet},
         start_new_session=True,
     )

@@ -1,10 +1,10 @@
 """Opens every door on this machine: Prefect server, deployments, worker and REST API."""
 
 import argparse
-import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,7 @@ from typing import Final
 from rich.console import Console
 
 from deployments.loopback import exempt_loopback_from_proxies
-from scripts.local.parts import LOCAL, start_missing_parts
+from scripts.local.parts import LOCAL, SERVERS, named_settings, start_missing_parts
 from scripts.local.process import (
     StartFailed,
     answers,
@@ -21,6 +21,7 @@ from scripts.local.process import (
     running,
     serve_until_stopped,
 )
+from scripts.local.started_servers import Server, announced
 from tasks.mongo_errors import MongoError
 from tasks.settings import (
     SettingsError,
@@ -30,8 +31,6 @@ from tasks.settings import (
 )
 
 _REPOSITORY: Final = Path(__file__).parents[2]
-_WORKER_SETTINGS: Final = {"PREFECT_WORKER_QUERY_SECONDS": "5"}
-"""A run that somebody asks for begins soon, and yet the worker seldom disturbs a SQLite server."""
 _console: Final = Console()
 
 
@@ -60,14 +59,15 @@ def _parser() -> argparse.ArgumentParser:
 @contextmanager
 def _doors(prefect_port: int) -> Iterator[str]:
     with ExitStack() as parts:
-        start_missing_parts(parts, prefect_port or None)
+        started = start_missing_parts(parts, prefect_port or None)
         read_settings()
         with _console.status("Making the deployments"):
             _run_module("deployments.deploy")
         with _console.status("Starting the worker and the REST API"):
             parts.enter_context(_worker())
             api_url = parts.enter_context(_rest_api())
-        yield _told(api_url)
+        parts.enter_context(announced(started, SERVERS))
+        yield _told(api_url, started)
 
 
 def _run_module(name: str) -> None:
@@ -93,7 +93,6 @@ def _worker() -> Iterator[None]:
         [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool],
         name="The worker",
         ready=lambda: "started!" in log_path.read_text(errors="replace"),
-        env={**os.environ, **_WORKER_SETTINGS},
         log_path=log_path,
         timeout_seconds=120.0,
         cwd=_REPOSITORY,
@@ -117,19 +116,37 @@ def _rest_api() -> Iterator[str]:
         yield base_url
 
 
-def _told(api_url: str) -> str:
-    full = read_environment_settings().named("full")
-    dashboard = os.environ["PREFECT_API_URL"].removesuffix("/api")
+def _told(api_url: str, started: Mapping[Server, str]) -> str:
+    prefect_api_url = named_settings()["PREFECT_API_URL"]
+    commands = _commands(api_url, {"PREFECT_API_URL": prefect_api_url, **started})
     return "\n".join(
         [
-            f"Dashboard      {dashboard}/deployments",
+            f"Dashboard      {prefect_api_url.removesuffix('/api')}/deployments",
             f"REST API       {api_url}/docs",
-            f"Command line   PREFECT_API_URL={dashboard}/api prefect deployment run "
-            f"admin-sync/{full} --watch",
             f"Logs           {LOCAL}",
+            "",
+            "Start a sync in another shell, in whichever of these ways:",
+            "",
+            *commands,
+            "",
             "Everything stays up until Ctrl-C.",
         ]
     )
+
+
+def _commands(api_url: str, servers: Mapping[Server, str]) -> list[str]:
+    """Return lines that work when they are pasted into a shell; they hold no secret."""
+    full = read_environment_settings().named("full")
+    has_token = read_api_settings().token is not None
+    token = ' -H "Authorization: Bearer $ADMIN_API_TOKEN"' if has_token else ""
+    return [
+        shlex.join(["cd", str(_REPOSITORY)]),
+        ". .venv/bin/activate",
+        *(f"export {setting}={shlex.quote(address)}" for setting, address in servers.items()),
+        "./scripts/sync",
+        f"prefect deployment run admin-sync/{full} --watch",
+        f"curl -X POST{token} {api_url}/admin/sync/run",
+    ]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling
 
-from tests.e2e.checkout import Served, processes_of
+from tests.e2e.checkout import Served, processes_of, run
 from tests.integration.world import PATIENCE_SECONDS, Document, http, wait_until
 
 START = ("prefect", "deployment", "run", "admin-sync/full")
@@ -65,18 +65,24 @@ def test_the_command_line_starts_a_sync_and_tells_how_it_ended(served: Served) -
 
 @pytest.fixture(scope="module")
 def watched_failure(served: Served) -> tuple[subprocess.CompletedProcess[str], Document]:
-    """The command line that watched a sync of which one item failed, and the sync's run."""
+    """A sync of which one item failed, from another folder and without settings, and its run."""
     served.hub.misbehave({"entity_type": "domain", "code": "NOT_FOUND", "message": "no such host"})
-    return sync_and_watch(served), served.newest_run()
+    command = str(served.checkout / "scripts" / "sync")
+    return run(served.checkout.parent, command), served.newest_run()
 
 
-def test_the_command_line_fails_when_the_sync_does(
+def test_the_script_follows_the_deployment_of_what_is_served_and_tells_what_is_not_in(
     watched_failure: tuple[subprocess.CompletedProcess[str], Document],
 ) -> None:
     watched, run = watched_failure
-    assert watched.returncode != 0
-    assert run["status"] == "partial"
+    assert (watched.returncode, watched.stderr) == (1, "")
+    assert (run["status"], run["trigger"]) == ("partial", "scripts/sync")
     assert [error["code"] for error in run["errors"]] == ["NOT_FOUND"]
+    by_deployment = "The deployment admin-sync/full runs the sync, as flow run"
+    assert f"{by_deployment} {run['flow_run_id']}." in watched.stdout
+    assert "domain/pagos.semperaltius.edu.mx" in watched.stdout
+    assert f"run_id    {run['_id']}\n" in watched.stdout
+    assert f"/runs/flow-run/{run['flow_run_id']}\n" in watched.stdout
 
 
 def test_one_stage_alone(served: Served) -> None:
@@ -269,4 +275,5 @@ def test_ctrl_c_in_the_middle_of_a_sync_ends_all_that_was_started(served: Served
     wait_until(lambda: served.hub.stats()["in_flight"])
     served.process.send_signal(signal.SIGINT)
     assert served.process.wait(PATIENCE_SECONDS) == 0
+    assert not (served.checkout / ".local" / "serve.json").exists()
     wait_until(lambda: not processes_of(served.checkout))

@@ -67,12 +67,13 @@ def test_a_second_run_reinstalls_nothing_and_keeps_everything_up_until_interrupt
             told = told_until(kept, "until Ctrl-C")
             assert processes_of(checkout) != []
             run_ids = [run_id_in(first_run.stdout), run_id_in(told)]
-            assert statuses_of(run_ids, told) == ["success", "success"]
+            assert outcomes_of(run_ids, told) == [("success", "scripts/run")] * 2
         finally:
             kept.send_signal(signal.SIGINT)
             assert kept.wait(PATIENCE_SECONDS) == 0
     assert "Installing" not in told
     assert "0 of the seed's documents were new" in told
+    assert mongodb_in(told) == mongodb_in(first_run.stdout) or "is taken" in told
     assert "success: 5 of 5 items are in" in told
     wait_until(lambda: not processes_of(checkout))
 
@@ -106,13 +107,18 @@ def test_what_the_settings_name_is_used_and_nothing_stands_in(
     assert "CONNECTION_ERROR" in failing.stdout
 
 
-def statuses_of(run_ids: list[ObjectId], told: str) -> list[str]:
-    """Return what the MongoDB that a command has told of says of these runs."""
+def mongodb_in(told: str) -> str:
+    """Return the URI of the MongoDB that a command has told of."""
     uri = re.search(r"mongodb://127\.0\.0\.1:\d+", told)
     assert uri, told
-    with MongoClient[Document](uri[0]) as client:
+    return uri[0]
+
+
+def outcomes_of(run_ids: list[ObjectId], told: str) -> list[tuple[str, str]]:
+    """Return status and trigger of these runs, by the MongoDB that a command has told of."""
+    with MongoClient[Document](mongodb_in(told)) as client:
         runs = client["identity_backoffice"].sync_runs.find({"_id": {"$in": run_ids}})
-        return [run["status"] for run in runs]
+        return [(run["status"], run["trigger"]) for run in runs]
 
 
 def told_until(process: subprocess.Popen[str], last: str) -> str:

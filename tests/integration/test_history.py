@@ -112,13 +112,13 @@ def test_the_latest_runs_newest_first(world: World) -> None:
     assert listed_ids(listing) == [id_of(second), id_of(first)]
     started = first.document["started_at"]
     assert re.search(
-        rf"^{id_of(first)} +success +{started:%Y-%m-%d %H:%M:%S} +\d+\.\d +5 +5 +0 +0"
-        r" +nightly +all entities - nightly *$",
+        rf"^{id_of(first)} all entities - nightly +success +{started:%m-%d %H:%M} +\d+\.\d"
+        r" +5 +5 +0 +0 *$",
         listing,
         re.MULTILINE,
     )
     assert re.search(
-        rf"^{id_of(second)} +partial .* 2 +1 +1 +0 +by hand +domain, branding - by hand *$",
+        rf"^{id_of(second)} domain, branding - by hand +partial .* 2 +1 +1 +0 *$",
         listing,
         re.MULTILINE,
     )
@@ -167,6 +167,7 @@ def test_a_run_in_full(world: World, mixed_run: SyncRun) -> None:
         "run_id": id_of(mixed_run),
         "run name": "all entities - a test",
         "status": "partial",
+        "state in Prefect": "Partial",
         "message": document["message"],
         "trigger": "a test",
         "started (UTC)": f"{document['started_at']:%Y-%m-%d %H:%M:%S}",
@@ -179,31 +180,30 @@ def test_a_run_in_full(world: World, mixed_run: SyncRun) -> None:
     assert cells(text, "domain", "failed")[:-1] == ["domain", "failed", "1", "0", "1", "0"]
     assert cells(text, "all")[:-1] == ["all", "", "5", "3", "2", "0"]
 
-    for key, failure in {
-        HOST: ["domain", HOST, "SERVER_ERROR", "worn out", "2"],
-        "branding_rcsa_001": [
-            "branding",
-            "branding_rcsa_001",
-            "NOT_FOUND",
-            "no branding_rcsa_001 here",
-            "1",
-        ],
-    }.items():
-        assert cells(text, *failure) == [*failure, mixed_run.step(key)["request_id"]]
+    for item, error, attempts in (
+        (f"domain/{HOST}", "SERVER_ERROR: worn out", "2"),
+        ("branding/branding_rcsa_001", "NOT_FOUND: no branding_rcsa_001 here", "1"),
+    ):
+        request_id = mixed_run.step(item.partition("/")[2])["request_id"]
+        row = [f"{item} {request_id}", error, attempts]
+        assert cells(text, row[0]) == row
+        assert cells(text, "newly failing", item) == ["newly failing", item, "-", error]
+    failures = text.partition("Failures")[2]
+    assert failures.index("NOT_FOUND") < failures.index("SERVER_ERROR"), "the next run may mend it"
     assert "--failed" not in text
 
     slowest = text.partition("Slowest items")[2]
-    entity_type, key, milliseconds, attempts = [
+    item, milliseconds, attempts = [
         cell.strip() for cell in slowest.splitlines()[4].split("│")[1:-1]
     ]
-    assert (entity_type, key, attempts) == ("client", "semperaltius", "1")
+    assert (item, attempts) == ("client/semperaltius", "1")
     assert int(milliseconds) >= 400
 
 
 def test_a_run_in_full_as_json(world: World, mixed_run: SyncRun) -> None:
     facts = told_as_json(world, id_of(mixed_run))
 
-    assert set(facts) == {"run", "failures", "changes", "slowest"}
+    assert set(facts) == {"run", "items", "failures", "changes", "slowest"}
     assert facts["changes"] == []
     run = facts["run"]
     assert (run["id"], run["status"]) == (id_of(mixed_run), "partial")
@@ -212,7 +212,13 @@ def test_a_run_in_full_as_json(world: World, mixed_run: SyncRun) -> None:
     assert run["finished_at"].endswith("Z")
     assert [stage["failed"] for stage in run["stages"]] == [0, 0, 0, 1, 1]
 
-    worn_out, refused = facts["failures"]
+    refused, worn_out = facts["failures"]
+    changed = {name: page["total"] for name, page in facts["items"].items()}
+    assert changed == {"newly_failing": 2, "still_failing": 0, "recovered": 0, "gone": 0}
+    new = [item["natural_key"] for item in facts["items"]["newly_failing"]["items"]]
+    assert new == ["branding_rcsa_001", HOST]
+    assert told_as_json(world, "latest") == facts
+    assert told_as_json(world, run["flow_run_id"]) == facts
     assert (worn_out["natural_key"], worn_out["attempts"]) == (HOST, 2)
     assert worn_out["request_id"] == mixed_run.step(HOST)["request_id"]
     expected = {"code": "SERVER_ERROR", "message": "worn out", "class": "transient"}
@@ -233,13 +239,13 @@ def test_fifty_failures_and_ten_slow_items_are_shown_and_failed_shows_all(world:
     run_id = id_of(run)
 
     text = told(world, run_id)
-    failures, _, slowest = text.partition("Slowest items")
-    assert failures.count("NOT_FOUND │") == 50
+    failures, _, slowest = text.partition("Failures")[2].partition("Slowest items")
+    assert failures.count("│ NOT_FOUND: ") == 50
     assert f"python -m scripts.history {run_id} --failed" in failures
-    assert len(re.findall("│ tenant-", slowest)) == 10
+    assert len(re.findall("│ tenant/tenant-", slowest)) == 10
 
     all_failures = told(world, run_id, "--failed")
-    assert sorted(re.findall(r"│ (tenant-\d+) ", all_failures)) == keys
+    assert sorted(re.findall(r"│ tenant/(tenant-\d+) ", all_failures)) == keys
     assert "Totals" not in all_failures
     assert "Slowest" not in all_failures
 
@@ -248,18 +254,21 @@ def test_fifty_failures_and_ten_slow_items_are_shown_and_failed_shows_all(world:
     assert len(told_as_json(world, run_id, "--failed")["failures"]) == 52
 
 
-def test_counts_of_a_run_under_way_are_not_made_up(world: World) -> None:
+def test_counts_of_a_run_under_way_are_those_on_its_record(world: World) -> None:
     world.add("tenant", {"id": "acme", "name": "Acme", "version": 1})
     world.hub.misbehave(*refuse("acme"))
     run = world.sync(entities=["tenant"])
     under_way = {"status": "running", "finished_at": None, "message": None}
-    world.database.sync_runs.update_one({}, {"$set": under_way})
+    live = {"totals.total": 9, "totals.success": 7, "totals.failed": 1, "stages.0.retrying": 1}
+    world.database.sync_runs.update_one({}, {"$set": {**under_way, **live}})
     world.database.sync_steps.update_one({}, {"$set": {"state": "AwaitingRetry"}})
 
-    assert re.search(rf"{id_of(run)} running +\S+ \S+ +- +- +- +- +- ", told(world))
+    listed = rf"^{id_of(run)} tenant - manual +running +\S+ \S+ +- +9 +7 +1 +0 *$"
+    assert re.search(listed, told(world), re.MULTILINE)
     text = told(world, id_of(run))
-    assert cells(text, "all") == ["all", "", "-", "-", "-", "-", "-"]
-    assert "1, to be retried" in cells(text, "acme", "NOT_FOUND")
+    assert cells(text, "all") == ["all", "", "9", "7", "1", "0", "-"]
+    assert "1 await a retry" in text
+    assert "1, to be retried" in cells(text, "NOT_FOUND: no acme here", "1, to be retried")
     assert listed_ids(told(world, "--failed")) == []
 
 
@@ -270,14 +279,17 @@ def test_where_there_is_nothing_to_show(world: World) -> None:
     assert "No item has failed" in told(world, id_of(run), "--failed")
     assert told_as_json(world, id_of(run))["failures"] == []
     assert "Failures" not in told(world, id_of(run))
-    assert "Nothing is on record that would change" in told(world, id_of(run), "--changes")
+    nothing = " ".join(told(world, id_of(run), "--changes").split())
+    assert "Nothing is on record that would change" in nothing
     assert "No item is on record as not in" in told(world, "--not-in")
+    assert "No item is on record as gone" in told(world, "--gone")
+    assert "What changed" not in told(world, "latest")
 
 
 def test_an_item_without_a_natural_key_goes_by_its_id(world: World) -> None:
     world.add("domain", {"_id": 4711, "tenant_id": "nobody"})
     run = world.sync(entities=["domain"])
-    assert "_id 4711" in cells(told(world, id_of(run)), "domain", "VALIDATION_ERROR")
+    assert re.search(r"│ domain/_id 4711 - +│ VALIDATION_ERROR: ", told(world, id_of(run)))
 
 
 def test_text_from_outside_steers_nothing(world: World) -> None:
@@ -288,16 +300,16 @@ def test_text_from_outside_steers_nothing(world: World) -> None:
     for text in (told(world), told(world, id_of(run))):
         assert STEERING_SHOWN in text
         assert "\x1b" not in text
-    row = cells(told(world, id_of(run), "--failed"), STEERING_SHOWN)
-    assert "[bold]no :key:[/bold]" in row
+    row = cells(told(world, id_of(run), "--failed"), "NOT_FOUND: [bold]no :key:[/bold]")
+    assert row[0].startswith(f"tenant/{STEERING_SHOWN} ")
     assert told_as_json(world)["runs"][0]["trigger"] == STEERING
 
 
 def test_in_a_pipe_a_run_is_one_line_however_long(world: World) -> None:
-    trigger = " ".join(["long"] * 39)
-    run = world.sync(entities=["tenant"], trigger=trigger)
+    run, name = world.sync(entities=["tenant"]), " ".join(["long"] * 39)
+    world.database.sync_runs.update_one({}, {"$set": {"flow_run_name": name}})
     (line,) = [line for line in told(world).splitlines() if line.startswith(id_of(run))]
-    assert trigger in line
+    assert name in line
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
@@ -307,15 +319,20 @@ def test_on_a_terminal_text_is_folded_and_an_id_never(world: World, columns: int
     run = world.sync(entities=["tenant"], trigger=" ".join(["reason"] * 25))
 
     listing = told_on_a_terminal(world, columns)
-    assert f"{id_of(run)} \x1b[31mfailed\x1b[0m" in listing
-    assert listing.count("reason") > 25
-    without_colours = re.sub(r"\x1b\[[\d;]*m", "", listing)
-    assert max(len(line) for line in without_colours.splitlines()) <= 120
+    assert "\x1b[31mfailed\x1b[0m" in listing
     details = told_on_a_terminal(world, columns, id_of(run))
+    items = told_on_a_terminal(world, columns, "--not-in")
+    story = told_on_a_terminal(world, columns, "acme")
+    for shown in (listing, details, items, story):
+        lines = re.sub(r"\x1b\[[\d;]*m", "", shown).splitlines()
+        assert max(map(len, lines)) <= max(columns, 80)
+        assert "…" not in shown
+    assert id_of(run) in listing
     assert id_of(run) in details
-    assert f"│ {run.step('acme')['request_id']} │" in details
-    assert len(re.findall("long", details)) == 40
-    assert "…" not in listing + details
+    assert id_of(run) in story
+    assert run.step("acme")["request_id"] in details
+    assert run.step("acme")["request_id"] in story
+    assert len(re.findall("long", details.partition("Failures")[2])) == 40
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
@@ -350,7 +367,8 @@ def test_a_run_that_is_not_there(world: World, run_id: str, options: tuple[str, 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--not-in", "acme"), "--not-in takes no RUN_ID and no ITEM"),
+        (("--not-in", "acme"), "--not-in and --gone take no RUN_ID and no ITEM"),
+        (("--gone", "acme"), "--not-in and --gone take no RUN_ID and no ITEM"),
         (("--changes",), "--changes asks for a RUN_ID"),
         (("--not-in", "--failed"), "not allowed with argument"),
     ],

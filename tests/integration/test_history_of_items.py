@@ -41,11 +41,11 @@ def test_what_is_not_in_now_longest_first(world: World) -> None:
     text = told(world, "--not-in")
     assert text.index(second) < text.index(third)
     assert first not in text
-    row = cells(text, second)
-    assert (row[0], row[1], *row[3:]) == ("tenant", second, "2", "NOT_FOUND", f"no {second} here")
+    row = cells(text, f"tenant/{second}")
+    assert row[2:] == [f"NOT_FOUND: no {second} here", "2"]
     facts = told_as_json(world, "--not-in")["not_in"]
     assert [item["natural_key"] for item in facts["items"]] == [second, third]
-    assert row[2] == facts["items"][0]["not_in_since"][:19].replace("T", " ")
+    assert row[1] == facts["items"][0]["not_in_since"][5:16].replace("T", " ")
 
     assert "more are not shown" not in text
     limited = told(world, "--not-in", "--limit", "1")
@@ -54,8 +54,21 @@ def test_what_is_not_in_now_longest_first(world: World) -> None:
     assert told_as_json(world, "--not-in", "--limit", "1")["not_in"]["total"] == 2
 
     world.hub.misbehave()
-    world.sync(entities=["tenant"])
+    world.database.source_tenants.delete_one({"id": first})
+    run_id = id_of(world.sync(entities=["tenant"]))
     assert "No item is on record as not in" in told(world, "--not-in")
+    recovered = [
+        item["natural_key"] for item in told_as_json(world, run_id)["items"]["recovered"]["items"]
+    ]
+    assert recovered == [second, third]
+    (gone,) = told_as_json(world, "--gone")["gone"]["items"]
+    assert gone["natural_key"] == first
+    gone_since = gone["gone_since"][5:16].replace("T", " ")
+    assert cells(told(world, "--gone"), f"tenant/{first}") == [
+        f"tenant/{first}",
+        gone_since,
+        "enabled",
+    ]
 
 
 def test_an_item_that_is_in(world: World) -> None:
@@ -75,7 +88,8 @@ def test_an_item_that_is_in(world: World) -> None:
     assert fact(text, "last outcome") == "ok"
     assert fact(text, "not in since (UTC)") == fact(text, "gone since (UTC)") == "-"
     assert text.index(id_of(first)) > text.rindex(id_of(second))
-    assert cells(text, id_of(first))[2:4] == [str(first.step(HOST)["version"]), "ok"]
+    ids = f"{id_of(first)} {first.step(HOST)['request_id']}"
+    assert cells(text, ids)[2:] == [str(first.step(HOST)["version"]), "ok"]
 
     assert told(world, HOST) == text
     (facts,) = told_as_json(world, HOST)["items"]
@@ -95,7 +109,8 @@ def test_an_item_that_never_got_in(world: World) -> None:
     assert fact(text, "last outcome in run") == id_of(runs[2])
     assert fact(text, "attempts since then") == "3"
     assert fact(text, "not in since (UTC)").startswith(f"{runs[0].document['started_at']:%Y-%m}")
-    assert cells(text, id_of(runs[1]))[3:6] == ["NOT_FOUND", f"no {key} here", "1"]
+    ids = f"{id_of(runs[1])} {runs[1].step(key)['request_id']}"
+    assert cells(text, ids)[3] == f"NOT_FOUND: no {key} here"
     assert "1 more are not shown" in text
     assert id_of(runs[0]) not in text
 
@@ -171,8 +186,9 @@ def test_what_a_dry_run_would_change(world: World) -> None:
     run_id = id_of(world.sync(entities=["tenant"], mode="changed", dry_run=True))
 
     text = told(world, run_id)
-    assert cells(text, keys[7], "name") == ["tenant", keys[7], "name", '"Tenant-0007"', '"New"']
-    assert cells(text, "zeta", "name") == ["tenant", "zeta", "name", "-", '"Z"']
+    item = f"tenant/{keys[7]}"
+    assert cells(text, item, "name") == [item, "name", '"Tenant-0007"', '"New"']
+    assert cells(text, "tenant/zeta", "name") == ["tenant/zeta", "name", "-", '"Z"']
     assert "--changes" not in text
     changed, new = changes_of(world, run_id)
     assert (changed["natural_key"], new["natural_key"]) == (keys[7], "zeta")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.world import REPOSITORY
 
-BASH_SCRIPTS = ["audit", "bootstrap", "lock", "run", "serve", "test"]
+BASH_SCRIPTS = ["audit", "bootstrap", "lock", "run", "serve", "sync", "test"]
 
 
 @pytest.fixture
@@ -53,6 +53,10 @@ def test_help(checkout: Path, name: str, option: str) -> None:
         ("serve", "--prefect-port"),
         ("serve", "--prefect-port", "here"),
         ("serve", "--prefect-port", "0", "--hepl"),
+        ("sync", "--hepl"),
+        ("sync", "all"),
+        ("sync", "full", "--entities"),
+        ("sync", "--entities", "domain", "--dry-run", "--hepl"),
     ],
 )
 def test_what_is_not_known_is_refused_before_an_environment_is_made(
@@ -73,6 +77,9 @@ def test_what_is_not_known_is_refused_before_an_environment_is_made(
         ("serve",),
         ("serve", "--prefect-port", "0"),
         ("serve", "--prefect-port=0"),
+        ("sync",),
+        ("sync", "full", "--entities=domain"),
+        ("sync", "--dry-run", "changed", "--entities", "domain,tenant"),
     ],
 )
 def test_what_is_known_goes_on_to_the_environment(checkout: Path, command: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ COMMANDS = [
     "scripts.local.run",
     "scripts.local.serve",
     "scripts.seed_source",
+    "scripts.sync",
     "scripts.sync_now",
 ]
 

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from json import JSONDecodeError
 from unittest.mock import AsyncMock, MagicMock, Mock
+from uuid import UUID
 
 import httpx
 import pytest
+from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed
 
 from scripts.local.hub import upsert_urls
 from scripts.sync_now import main
@@ -76,3 +79,25 @@ def test_a_server_that_goes_away_when_the_run_begins_is_told(
         "The sync did not come to its end here: Prefect does not answer (ConnectError): "
         "check PREFECT_API_URL and that the server is up.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "trigger"),
+    [([], "scripts.sync_now"), (["--trigger", "scripts/run"], "scripts/run")],
+)
+def test_a_run_says_what_has_triggered_it(
+    prefect: Mock, monkeypatch: pytest.MonkeyPatch, arguments: list[str], trigger: str
+) -> None:
+    flow_run = FlowRun(id=UUID(int=1), flow_id=UUID(int=2), name="a run")
+    prefect.return_value = MagicMock()
+    create = prefect.return_value.__aenter__.return_value.create_flow_run = AsyncMock()
+    create.return_value = flow_run
+    run = AsyncMock(return_value=Completed())
+    monkeypatch.setattr("scripts.sync_now.run_flow_async", run)
+    monkeypatch.setattr("scripts.sync_now.tell_outcome", lambda *_: 0)
+    monkeypatch.setattr("sys.argv", ["sync_now", *arguments])
+    assert main() == 0
+    assert create.await_args is not None
+    assert run.await_args is not None
+    for asked in (create.await_args, run.await_args):
+        assert asked.kwargs["parameters"]["trigger"] == trigger
