@@ -5,11 +5,13 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from bson import ObjectId
 from playwright.sync_api import Browser, Locator, Page, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from tests.browser import chromium
 from tests.e2e.checkout import Served
@@ -21,6 +23,8 @@ SCREENSHOTS = "README_SCREENSHOTS"
 STAGES = ["tenant", "client", "subtenant", "domain", "branding"]
 PATIENCE_MS = PATIENCE_SECONDS * 1000
 expect.set_options(timeout=PATIENCE_MS)
+V2 = "/v2"
+"""Where Prefect's other interface begins."""
 DEPLOYMENT_PAGE = re.compile(r"/deployments/deployment/[0-9a-f-]+(\?.*)?$")
 
 
@@ -45,12 +49,13 @@ def screenshots(tmp_path: Path) -> Path:
     return Path(os.environ.get(SCREENSHOTS, tmp_path))
 
 
-def open_form(page: Page, served: Served) -> None:
-    page.goto(f"{served.dashboard_url}/deployments")
+def open_form(page: Page, served: Served, interface: str = "") -> None:
+    page.goto(f"{served.dashboard_url}{interface}/deployments")
     page.get_by_role("link", name="full", exact=True).click()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Custom run").click()
-    expect(page.get_by_text("Validate parameters")).to_be_visible()
+    expect(page.get_by_text("What to sync; whatever the order here")).to_be_visible()
+    expect(page.get_by_text('"full" sends every item')).to_be_visible()
 
 
 def submit(page: Page) -> None:
@@ -63,17 +68,32 @@ def submit(page: Page) -> None:
     pytest.fail("the form was never taken")
 
 
-def open_run(page: Page, served: Served, name: str) -> Document:
-    """Open the page of the run that has begun under that name; returns its audit document."""
+def run_named(served: Served, name: str) -> Document:
+    """Return the audit document of the run that has begun under that name."""
 
     def begun() -> Document | None:
         run = served.newest_run()
         return run if run["flow_run_name"] == name else None
 
-    run = wait_until(begun)
+    return wait_until(begun)
+
+
+def open_run(page: Page, served: Served, run: Document) -> None:
     page.goto(f"{served.dashboard_url}/runs/flow-run/{run['flow_run_id']}")
-    expect(page.get_by_text(name).first).to_be_visible()
-    return run
+    expect(page.get_by_text(run["flow_run_name"]).first).to_be_visible()
+
+
+def artifacts_with_a_summary(served: Served, run: Document) -> list[str | None]:
+    """Return the keys of a run's artifacts, once its summary is among them."""
+    of_run = ArtifactFilterFlowRunId(any_=[UUID(run["flow_run_id"])])
+
+    def keys() -> list[str | None]:
+        artifacts = prefect.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run))
+        found = [artifact.key for artifact in artifacts]
+        return found if "summary" in found else []
+
+    with served.prefect() as prefect:
+        return wait_until(keys)
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -84,16 +104,24 @@ def cell(page: Page, text: str) -> Locator:
     return page.get_by_role("cell").filter(has_text=text)
 
 
+def progress(page: Page, stage: str) -> Locator:
+    return page.get_by_text(re.compile(f"^{stage}: 1 of 1 items"))
+
+
+def link_to_rest(page: Page, served: Served, run: Document) -> Locator:
+    return page.locator(f"a[href='{served.api_url}/admin/sync/runs/{run['_id']}']")
+
+
 def test_fill_the_form_run_it_and_see_what_came_of_it(
     page: Page, served: Served, screenshots: Path
 ) -> None:
     open_form(page, served)
     expect(page.locator(".p-tag")).to_have_text(STAGES)
-    expect(page.get_by_text("What to sync; whatever the order here")).to_be_visible()
     page.locator("textarea").last.fill("the dashboard")
     page.screenshot(path=screenshots / "form.png")
     submit(page)
-    run = open_run(page, served, "all entities - the dashboard")
+    run = run_named(served, "all entities - the dashboard")
+    open_run(page, served, run)
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
     expect(page.get_by_text("branding: 1 of 1 items are in")).to_be_visible()
 
@@ -103,26 +131,40 @@ def test_fill_the_form_run_it_and_see_what_came_of_it(
 
     open_tab(page, "Artifacts")
     for stage in STAGES:
-        expect(page.get_by_text(f"{stage}: 1 of 1 items", exact=True)).to_be_visible()
+        expect(progress(page, stage)).to_be_visible()
     expect(page.get_by_text("success: 5 of 5 items are in")).to_be_visible()
     page.screenshot(path=screenshots / "run.png")
 
     page.get_by_role("link", name="summary").click()
     expect(cell(page, "subtenant")).to_be_visible()
+    expect(link_to_rest(page, served, run)).to_be_visible()
     run = served.run_until_ended(_id=run["_id"])
     assert (run["status"], run["trigger"]) == ("success", "the dashboard")
 
 
-def test_one_entity_type_chosen_in_the_form(page: Page, served: Served) -> None:
-    open_form(page, served)
+def test_the_v2_interface_takes_a_name_and_a_choice_and_shows_what_came_of_it(
+    page: Page, served: Served
+) -> None:
+    open_form(page, served, V2)
+    page.get_by_label("Run Name").fill("Only the tenants")
     for stage in STAGES:
-        if stage != "domain":
-            page.locator(".p-tag", has_text=stage).first.locator("button").click()
-    expect(page.locator(".p-tag")).to_have_text(["domain"])
+        if stage != "tenant":
+            page.get_by_role("button", name=f"Remove {stage} tag", exact=True).click()
+    page.get_by_role("button", name="Select mode").click()
+    page.get_by_role("option", name="changed").click()
     submit(page)
-    run = open_run(page, served, "domain - manual")
-    expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
-    assert [stage["entity_type"] for stage in run["stages"]] == ["domain"]
+    run = served.run_until_ended(_id=run_named(served, "Only the tenants")["_id"])
+    assert [stage["entity_type"] for stage in run["stages"]] == ["tenant"]
+    assert (run["status"], run["mode"], run["trigger"]) == ("success", "changed", "manual")
+    artifacts_with_a_summary(served, run)
+
+    page.goto(f"{served.dashboard_url}{V2}/runs/flow-run/{run['flow_run_id']}?tab=Artifacts")
+    for shown in ("Only the tenants", "Completed", "mode:changed", "database:identity_backoffice"):
+        expect(page.get_by_text(shown, exact=True).first).to_be_visible()
+    expect(progress(page, "tenant")).to_be_visible()
+    page.get_by_role("link").filter(has_text="summary").click()
+    expect(cell(page, "tenant")).to_be_visible()
+    expect(link_to_rest(page, served, run)).to_be_visible()
 
 
 def start(served: Served) -> ObjectId:
@@ -152,6 +194,9 @@ def test_retry_goes_on_in_the_same_run(page: Page, served: Served) -> None:
     assert (retried["_id"], retried["attempt"], retried["status"]) == (run["_id"], 2, "success")
     (sent,) = served.hub.requests()[sent_before:]
     assert sent["key"] == "pagos.semperaltius.edu.mx"
+    artifacts = artifacts_with_a_summary(served, retried)
+    assert "failures" not in artifacts
+    assert len(artifacts) == len(set(artifacts)), "none is there for each of the attempts"
 
 
 def test_cancel_ends_a_run(page: Page, served: Served) -> None:

@@ -71,7 +71,8 @@ def require_all_is_in_place(prefect: SyncPrefectClient) -> None:
         assert deployed.work_pool_name == "backoffice-again"
         limit = deployed.global_concurrency_limit
         assert limit
-        assert (limit.name, limit.limit) == (f"deployment:{deployed.id}", 1)
+        runs = 1 if name == NAMES[2] else 2
+        assert (limit.name, limit.limit) == (f"deployment:{deployed.id}", runs)
     (schedule,) = deployment(prefect, NAMES[2]).schedules
     assert (schedule.slug, schedule.active) == ("every-2-minutes", True)
     assert isinstance(schedule.schedule, IntervalSchedule)
