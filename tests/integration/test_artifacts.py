@@ -1,4 +1,4 @@
-"""The tables of a run: items as they are now, and of a dry run, what would change."""
+"""What a run shows in Prefect: tables of items as they are, or would change, and its tags."""
 
 import json
 import uuid
@@ -17,6 +17,12 @@ def tables_of(run: SyncRun) -> dict[str | None, list[dict[str, Any]]]:
     with get_client(sync_client=True) as client:
         artifacts = client.read_artifacts(artifact_filter=of_run)
     return {each.key: json.loads(str(each.data)) for each in artifacts if each.type == "table"}
+
+
+def tags_of(run: SyncRun) -> list[str]:
+    """Return the tags of a run in Prefect."""
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(uuid.UUID(run.document["flow_run_id"])).tags
 
 
 def test_runs_tell_what_is_not_in_against_the_run_before(world: World) -> None:
@@ -39,13 +45,17 @@ def test_runs_tell_what_is_not_in_against_the_run_before(world: World) -> None:
     assert [row["gone"] for row in tables["summary"]] == [1, 1]
 
 
-def test_a_dry_run_tells_what_would_change_field_by_field(world: World) -> None:
+def test_a_dry_run_is_tagged_as_one_and_tells_what_would_change_field_by_field(
+    world: World,
+) -> None:
     keys = world.add_tenants(3)
     world.sync(entities=["tenant"])
     changed = {"$set": {"name": "New", "version": 2, "password_check_url": "https://a.example"}}
     world.database.source_tenants.update_one({"id": keys[1]}, changed)
     world.add("tenant", {"id": "zeta", "name": "Z", "version": 1})
-    rows = tables_of(world.sync(entities=["tenant"], mode="changed", dry_run=True))["changes"]
+    run = world.sync(entities=["tenant"], mode="changed", dry_run=True)
+    assert set(tags_of(run)) == {"mode:changed", "dry-run", f"database:{world.database_name}"}
+    rows = tables_of(run)["changes"]
     of_changed = [row for row in rows if row["natural key"] == keys[1]]
     assert {(row["field"], row["old"], row["new"]) for row in of_changed} >= {
         ("name", '"Tenant-0001"', '"New"'),
