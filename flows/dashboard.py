@@ -63,7 +63,8 @@ async def _show_progress(
     while not is_ended:
         is_ended = await _is_set_within(PROGRESS_SECONDS, stage_ended)
         stage = await asyncio.to_thread(_stage_of, history, run_id, entity_type)
-        percentage = 100.0 if is_ended else min(99.0, 100 * stage.done / max(stage.total, 1))
+        share = round(100 * stage.done / max(stage.total, 1), 1)
+        percentage = 100.0 if is_ended else min(99.0, share)
         description = progress_in_words(stage)
         if artifact_id is None:
             artifact_id = await acreate_progress_artifact(

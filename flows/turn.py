@@ -67,7 +67,7 @@ async def take_turn(settings: Settings, options: RunOptions) -> RunAttempt:
                 await wait.go_on(settings)
                 attempt = await asyncio.to_thread(trail.ownership.take, run_id, options, begun_at)
             await wait.end(attempt)
-        if attempt.number > 1:
+        if current_flow_run().run_count > 1:
             with suppress(httpx.HTTPError):
                 await remove_artifacts(prefect, current_flow_run().id)
     begun_here(attempt)

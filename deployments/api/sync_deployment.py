@@ -35,8 +35,8 @@ from prefect.states import Cancelled, Cancelling
 
 from deployments.api.work_pool import obstacle
 from flows.orders import time_of
-from flows.run_names import name_of_run
-from flows.state_mirror import FLOW_NAME, database_tag, is_for_database
+from flows.run_names import name_of_run, tags_of_run
+from flows.state_mirror import FLOW_NAME, is_for_database
 from tasks.prefect_api import fault_in_words
 from tasks.settings import EnvironmentSettings
 from tasks.trail.runs import RunOptions, SyncMode
@@ -110,7 +110,7 @@ class SyncDeployment:
                 name=name_of_run(options),
                 parameters=options.as_parameters(),
                 context=request,
-                tags=[database_tag(self._database)],
+                tags=tags_of_run(options, self._database),
                 idempotency_key=f"{self._environment.work_pool}:{self._database}:{key}",
             )
         return flow_run, flow_run.context == request

@@ -233,7 +233,7 @@ def test_a_sync_is_handed_to_prefect_and_answered_at_once(api: Api) -> None:
     assert flow_run.deployment_id == deployment.id
     assert flow_run.name == document["flow_run_name"] == "all entities - REST API"
     assert flow_run.parameters["trigger"] == "REST API"
-    assert flow_run.tags == [f"database:{DATABASE}"]
+    assert set(flow_run.tags) == {"mode:full", f"database:{DATABASE}"}
     (listed,) = api.get("/admin/sync/runs").json()["items"]
     assert (listed["status"], listed["state"]) == ("running", "Scheduled")
     assert listed["dashboard"].endswith(f"/runs/flow-run/{flow_run.id}")

@@ -45,7 +45,8 @@ def get(path: str, **query: Any) -> httpx.Response:
     async def answer() -> httpx.Response:
         app = create_app(read_api_settings(), read_mongo_settings())
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
+        async with app.router.lifespan_context(app), client:
             return await client.get(f"/api{path}", params=query)
 
     return asyncio.run(answer())

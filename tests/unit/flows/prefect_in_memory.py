@@ -24,6 +24,7 @@ class Prefect:
         self.looks = 0
         self.deployment_id: uuid.UUID | None = None
         self.tags: list[str] = []
+        self.run_count = 1
         self.earlier: list[State[Any]] = []
         """The states that it had before."""
         self.at_looks: dict[int, Callable[[], None]] = {}
@@ -47,6 +48,7 @@ class Prefect:
             parameters={},
             deployment_id=self.deployment_id,
             tags=self.tags,
+            run_count=self.run_count,
         )
 
     async def read_flow_run_states(self, flow_run_id: uuid.UUID) -> list[State[Any]]:

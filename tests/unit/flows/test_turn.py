@@ -158,9 +158,9 @@ def test_a_run_that_has_its_tags_asks_for_none(waiting: Waiting) -> None:
 
 
 def test_what_an_earlier_attempt_showed_is_gone_once_the_next_one_has_the_turn(
-    waiting: Waiting, database: Database[Document]
+    waiting: Waiting,
 ) -> None:
-    database.sync_runs.update_one({"_id": waiting.run().id}, {"$set": {"attempt": 1}})
+    waiting.prefect.run_count = 2
     waiting.prefect.artifacts = [Artifact(id=uuid4(), key=key) for key in ("summary", "failures")]
     shown: list[int] = []
 
@@ -173,14 +173,12 @@ def test_what_an_earlier_attempt_showed_is_gone_once_the_next_one_has_the_turn(
     assert waiting.prefect.artifacts == []
 
 
-def test_a_prefect_that_takes_neither_tags_nor_artifacts_stops_nothing(
-    waiting: Waiting, database: Database[Document]
-) -> None:
-    database.sync_runs.update_one({"_id": waiting.run().id}, {"$set": {"attempt": 1}})
+def test_a_prefect_that_takes_neither_tags_nor_artifacts_stops_nothing(waiting: Waiting) -> None:
+    waiting.prefect.run_count = 2
     waiting.end_other()
     waiting.prefect.is_read_only = True
     waiting.prefect.artifacts = [Artifact(id=uuid4(), key="summary")]
-    assert waiting.take_turn().number == 2
+    assert waiting.take_turn().number == 1
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_a_sync_is_started_as_it_was_asked_for(client: Any, mode: SyncMode) -> N
         "trigger": "REST API",
     }
     assert started.kwargs["name"].endswith("tenant - REST API")
-    assert started.kwargs["tags"] == ["database:backoffice"]
+    assert started.kwargs["tags"] == [f"mode:{mode}", "dry-run", "database:backoffice"]
     assert started.kwargs["idempotency_key"] == "backoffice:backoffice:a key"
     assert not is_new, "it was made by another request"
 
