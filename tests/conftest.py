@@ -12,14 +12,13 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
-import certifi
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-from scripts.local.prefect import local_prefect_server
+from scripts.local.prefect import local_prefect_server, one_authority
 
 _FOREIGN = ("ADMIN_", "MONGODB_", "PREFECT_")
 
@@ -32,17 +31,7 @@ atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
 os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 os.environ["DO_NOT_TRACK"] = "1"
-
-
-def _one_certificate() -> Path:
-    """Each of Prefect's clients loads all authorities, which takes it longer than its requests."""
-    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
-    path = Path(os.environ["PREFECT_HOME"], "one-authority.pem")
-    path.write_text(first + end)
-    return path
-
-
-os.environ["PREFECT_API_SSL_CERT_FILE"] = str(_one_certificate())
+os.environ["PREFECT_API_SSL_CERT_FILE"] = str(one_authority(Path(os.environ["PREFECT_HOME"])))
 
 # A job in the background is started with SIGINT ignored, and one under nohup with SIGHUP, and so
 # would be all that it starts.

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from scripts.local.hub import LocalHub, upsert_urls
 from scripts.local.mongod import local_mongod
-from scripts.local.prefect import local_prefect_server
+from scripts.local.prefect import local_prefect_server, one_authority
 from scripts.local.process import free_port, is_free
 from scripts.local.started_servers import Server
 from scripts.seed_source import seed_source
@@ -95,5 +95,6 @@ def _start_prefect(parts: ExitStack, port: int | None) -> str:
     with _console.status("Starting the Prefect server"):
         api_url = parts.enter_context(local_prefect_server(LOCAL / "prefect", port))
     os.environ["PREFECT_API_URL"] = api_url
+    os.environ.setdefault("PREFECT_API_SSL_CERT_FILE", str(one_authority(LOCAL / "prefect")))
     _console.print(f"Prefect        {api_url.removesuffix('/api')}")
     return api_url

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import certifi
+
 from scripts.local.process import (
     LOCALHOST,
     answers,
@@ -43,6 +45,18 @@ _SERVER_SETTINGS: Final = {
 }
 _CLIENT_SETTINGS: Final = ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE")
 """Settings of a shell that uses another server; here they would point this one at it."""
+
+
+def one_authority(folder: Path) -> Path:
+    """Make a file with one certificate authority, for clients of a server that speaks plain HTTP.
+
+    A run has a dozen of Prefect's clients. Each loads all authorities of such a file anew, and with
+    those that are trusted by default that is a sixth of the time of a short sync.
+    """
+    first, end, _ = certifi.contents().partition("-----END CERTIFICATE-----")
+    path = folder / "one-authority.pem"
+    path.write_text(first + end)
+    return path
 
 
 @contextmanager

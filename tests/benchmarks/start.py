@@ -23,11 +23,12 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from scripts.local.prefect import one_authority
 from scripts.local.process import answers, free_port, running
 from tasks.trail.ownership import WAITING
 from tests.benchmarks.checks import BenchmarkFailed
 from tests.benchmarks.figures import at_most
-from tests.benchmarks.parts import benchmark_parts
+from tests.benchmarks.parts import Parts, benchmark_parts
 from tests.benchmarks.testbed import REPOSITORY, Testbed, new_testbed
 from tests.benchmarks.workload import SEED
 
@@ -110,7 +111,7 @@ class Served:
     def _floor(self) -> float:
         command = subprocess.run(
             [sys.executable, "-m", "tests.benchmarks.empty_flow"],
-            env=self.testbed.environment,
+            env={**self.testbed.environment, **_one_authority(self.testbed.parts)},
             cwd=self.testbed.parts.scratch,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -132,6 +133,11 @@ def _ended_at(flow_run: FlowRun) -> datetime:
     return flow_run.state.timestamp
 
 
+def _one_authority(parts: Parts) -> dict[str, str]:
+    """Return what `scripts/serve` sets beside a Prefect server that it starts itself."""
+    return {"PREFECT_API_SSL_CERT_FILE": str(one_authority(parts.scratch))}
+
+
 @contextmanager
 def _served() -> Iterator[Served]:
     """Run `scripts/serve` on servers of its own, whose Prefect server logs each answer."""
@@ -145,7 +151,11 @@ def _served() -> Iterator[Served]:
                 [sys.executable, "-m", "scripts.local.serve"],
                 name="scripts/serve",
                 ready=lambda: answers(f"{rest_api}/health", within_seconds=2),
-                env={**testbed.environment, "ADMIN_API_PORT": str(port)},
+                env={
+                    **testbed.environment,
+                    **_one_authority(parts),
+                    "ADMIN_API_PORT": str(port),
+                },
                 log_path=parts.scratch / "serve.log",
                 timeout_seconds=600.0,
                 cwd=REPOSITORY,
