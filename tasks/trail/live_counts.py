@@ -58,7 +58,7 @@ class LiveCounts:
                     self._pending.setdefault((attempt, entity_type), Counter()).update(changes)
 
 
-def changes_by(step: Step, replaced: PriorStep | None) -> Counter[str]:
+def changes_by(step: Step, replaced: PriorStep | None) -> Mapping[str, int]:
     """Return by how much a step changes the counts of its stage.
 
     Args:
@@ -66,14 +66,16 @@ def changes_by(step: Step, replaced: PriorStep | None) -> Counter[str]:
         replaced: the step of its document that it takes the place of; None for none. One of an
             earlier attempt counts as far as the item is in: see `Stages.begin`.
     """
-    changes = _counts_with(step.error)
+    counts = _counts_with(step.error)
     if replaced and (replaced.error is None or replaced.run_attempt == step.run_attempt):
+        changes = Counter(counts)
         changes.subtract(_counts_with(replaced.error))
-    return changes
+        return changes
+    return counts
 
 
-def _counts_with(error: ItemError | None) -> Counter[str]:
-    counts = Counter({_COUNT_BY_CLASS[error.error_class if error else None]: 1})
+def _counts_with(error: ItemError | None) -> dict[str, int]:
+    counts = {_COUNT_BY_CLASS[error.error_class if error else None]: 1}
     if error is not None and error.code in _COUNT_BESIDE:
-        counts[_COUNT_BESIDE[error.code]] += 1
+        counts[_COUNT_BESIDE[error.code]] = 1
     return counts

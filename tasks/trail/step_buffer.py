@@ -15,7 +15,7 @@ from pymongo.errors import PyMongoError
 from tasks.mongo import Document, MongoRetry, mongo_operation
 from tasks.mongo_errors import MongoError
 from tasks.trail.bulk import is_inserted_as_it_is, write_all
-from tasks.trail.fields import RunAttempt
+from tasks.trail.fields import RunAttempt, RunId
 from tasks.trail.items import ItemWrite
 from tasks.trail.live_counts import LiveCounts, changes_by
 from tasks.trail.steps import PriorStep, Step, insert_of, upsert_of
@@ -105,13 +105,14 @@ class StepBuffer:
         self._count(entries)
 
     def _count(self, entries: Sequence["_Entry"]) -> None:
-        changes: defaultdict[tuple[RunAttempt, str], Counter[str]] = defaultdict(Counter)
+        changes: defaultdict[tuple[RunId, int, str], Counter[str]] = defaultdict(Counter)
         for entry in entries:
             step = entry.step
-            attempt = RunAttempt(step.run_id, step.run_attempt)
-            changes[attempt, step.entity_type].update(entry.changes)
-        for (attempt, entity_type), changed in changes.items():
-            self.live.add(attempt, entity_type, changed)
+            of_stage = changes[step.run_id, step.run_attempt, step.entity_type]
+            for name, change in entry.changes.items():
+                of_stage[name] += change
+        for (run_id, number, entity_type), changed in changes.items():
+            self.live.add(RunAttempt(run_id, number), entity_type, changed)
 
     @contextmanager
     def _kept_unless_written(self, entries: Sequence["_Entry"]) -> Iterator[None]:
