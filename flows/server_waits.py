@@ -35,7 +35,7 @@ class ServerWaits:
 
     @property
     def notice(self) -> str | None:
-        """What the operator should know of them; None where they are not worth it."""
+        """Tell the operator how long they were, and what ends them; None where they are short."""
         if self.seconds < _LEAST_SECONDS:
             return None
         return (

@@ -30,7 +30,7 @@ _LATEST_OUTCOME_FIRST: Final = {"last.at": DESCENDING, "_id": ASCENDING}
 
 
 class ItemChange(StrEnum):
-    """What has changed of an item since the run before, or has not."""
+    """Change of an item since the run before, or that there is none."""
 
     NEWLY_FAILING = "newly-failing"
     """The run did not bring it in, and it has failed since then."""
