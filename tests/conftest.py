@@ -2,6 +2,7 @@
 
 import atexit
 import fcntl
+import gc
 import os
 import shutil
 import signal
@@ -32,6 +33,9 @@ os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
 os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["PREFECT_API_SSL_CERT_FILE"] = str(one_authority(Path(os.environ["PREFECT_HOME"])))
+
+# Python would look for garbage each 700 new objects, among the hundred thousands of Prefect.
+gc.set_threshold(50_000)
 
 # A job in the background is started with SIGINT ignored, and one under nohup with SIGHUP, and so
 # would be all that it starts.

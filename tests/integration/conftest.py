@@ -30,10 +30,14 @@ def prefect_home(
     return prefect_home_in(tmp_path_factory.mktemp("prefect"))
 
 
-# What no test of the shared server looks at: events that are kept, and automations.
 _SPARED = {
+    # No test of the shared server looks at events that are kept, automations and the dashboard.
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    # Its database is a copy of one that has all.
+    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
 }
 
 
