@@ -19,7 +19,7 @@ from prefect.exceptions import ObjectNotFound
 from flows.markdown import as_cell, escaped
 from flows.server_waits import notice_of
 from tasks.entities import label_of
-from tasks.errors import ErrorClass
+from tasks.errors import urgency
 from tasks.settings import MongoSettings, SettingsError, read_api_settings, read_mongo_settings
 from tasks.trail.fields import RunId
 from tasks.trail.history import RunHistory, run_history
@@ -37,8 +37,6 @@ _ITEMS_SHOWN: Final = 100
 """How many items of a kind a run tables; all of them are in `sync_items`."""
 _FAULTS_SHOWN: Final = 10_000
 """How many failures and how many changes a dry run tables; all of them are in `sync_steps`."""
-_URGENCY: Final = (ErrorClass.RUN_STOPPING, ErrorClass.PERMANENT, ErrorClass.TRANSIENT)
-"""Classes of failures, those first that need a person: a retry may mend the last one."""
 
 
 def publish_results(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -96,7 +94,7 @@ def _publish_dry_run(flow_run: FlowRun, run: RunRecord) -> None:
 def _publish_failures(
     flow_run: FlowRun, run: RunRecord, what: str, history: RunHistory, limit: int
 ) -> None:
-    failures = sorted(history.failures(run.id, limit), key=_urgency)
+    failures = sorted(history.failures(run.id, limit), key=lambda step: urgency(step.error))
     if failures:
         _publish(
             flow_run,
@@ -191,10 +189,6 @@ def _is_wildcard(host: str) -> bool:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
         return False
-
-
-def _urgency(step: StepRecord) -> int:
-    return _URGENCY.index(step.error.error_class) if step.error else len(_URGENCY)
 
 
 def _summary_rows(run: RunRecord) -> Iterator[_Row]:

@@ -5,7 +5,7 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.errors import ErrorClass, ItemError
+from tasks.errors import urgency
 from tasks.trail.fields import ForeignDocument
 from tasks.trail.history import EntryType, Page
 from tasks.trail.item_history import ItemEntry, ItemHistory
@@ -15,7 +15,6 @@ from tasks.trail.steps import StepRecord
 
 SORTED: Final = 1_000
 """How many items of a list are read at least, to find those that come first."""
-_NEXT_RUN_MAY_MEND: Final = (ErrorClass.TRANSIENT, ErrorClass.SKIPPED)
 
 FoundType = TypeVar("FoundType", ItemEntry, ItemRecord)
 
@@ -23,7 +22,7 @@ FoundType = TypeVar("FoundType", ItemEntry, ItemRecord)
 class ItemChanges(BaseModel):
     """Items of a run's types, as they are now.
 
-    Of those that are not in, the ones that the next run may mend come last.
+    Of those that are not in, the most urgent come first.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,8 +45,8 @@ class ItemChanges(BaseModel):
 def item_changes(history: ItemHistory, run: RunRecord) -> ItemChanges:
     """Return what a run changed of items: the first `SORTED` of each kind."""
     return ItemChanges(
-        newly_failing=_in_order(history.newly_failing(run, SORTED), _may_be_mended),
-        still_failing=_in_order(history.still_failing(run, SORTED), _may_be_mended),
+        newly_failing=_in_order(history.newly_failing(run, SORTED), _urgency_of),
+        still_failing=_in_order(history.still_failing(run, SORTED), _urgency_of),
         recovered=history.recovered(run, SORTED),
         gone=history.gone(run, SORTED),
     )
@@ -67,9 +66,9 @@ def others_not_in(run: RunRecord, changes: ItemChanges) -> list[RunErrorRecord]:
 
 
 def not_in_now(history: ItemHistory, limit: int) -> Page[ItemEntry]:
-    """Return the items that are not in now; those that the next run may mend come last."""
+    """Return the items that are not in now, the most urgent first."""
     found = history.items(1, max(limit, SORTED), is_in=False)
-    return cut(_in_order(found, _may_be_mended), limit)
+    return cut(_in_order(found, _urgency_of), limit)
 
 
 def gone_now(history: ItemHistory, limit: int) -> Page[ItemEntry]:
@@ -79,8 +78,8 @@ def gone_now(history: ItemHistory, limit: int) -> Page[ItemEntry]:
 
 
 def most_urgent(steps: Iterable[StepRecord], limit: int) -> list[StepRecord]:
-    """Return the first failures of a run; those that the next run may mend come last."""
-    return sorted(steps, key=lambda step: _next_run_may_mend(step.error))[:limit]
+    """Return the first failures of a run, the most urgent first."""
+    return sorted(steps, key=lambda step: urgency(step.error))[:limit]
 
 
 def is_enabled(item: ItemEntry) -> bool:
@@ -95,16 +94,12 @@ def cut(page: Page[EntryType], limit: int) -> Page[EntryType]:
     return page.model_copy(update={"limit": limit, "items": page.items[:limit]})
 
 
-def _in_order(page: Page[FoundType], comes_last: Callable[[FoundType], bool]) -> Page[FoundType]:
-    """Return a page with what comes last behind the rest; otherwise the order stays."""
-    return page.model_copy(update={"items": sorted(page.items, key=comes_last)})
+def _in_order(page: Page[FoundType], rank: Callable[[FoundType], int]) -> Page[FoundType]:
+    """Return a page with its items by rank; those of the same rank stay in their order."""
+    return page.model_copy(update={"items": sorted(page.items, key=rank)})
 
 
-def _may_be_mended(item: ItemEntry) -> bool:
+def _urgency_of(item: ItemEntry) -> int:
     if isinstance(item, ForeignDocument) or item.last is None:
-        return False
-    return _next_run_may_mend(item.last.error)
-
-
-def _next_run_may_mend(error: ItemError | None) -> bool:
-    return error is not None and error.error_class in _NEXT_RUN_MAY_MEND
+        return urgency(None)
+    return urgency(item.last.error)

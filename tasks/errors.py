@@ -30,6 +30,22 @@ class ItemError:
     error_class: ErrorClass = Field(alias="class")
 
 
+_MOST_URGENT_FIRST: Final = (
+    ErrorClass.RUN_STOPPING,
+    ErrorClass.PERMANENT,
+    ErrorClass.TRANSIENT,
+    ErrorClass.SKIPPED,
+)
+
+
+def urgency(error: ItemError | None) -> int:
+    """Return the rank of an error in lists: the lower, the more it needs a person.
+
+    The next run may mend what is transient or was skipped. What is not known comes first.
+    """
+    return _MOST_URGENT_FIRST.index(error.error_class) if error else 0
+
+
 TIMEOUT: Final = "TIMEOUT"
 CONNECTION_ERROR: Final = "CONNECTION_ERROR"
 SERVER_ERROR: Final = "SERVER_ERROR"

@@ -7,6 +7,7 @@ from pymongo.database import Database
 
 from scripts.item_changes import gone_now, item_changes, not_in_now, others_not_in
 from tasks.mongo import MongoRetry
+from tasks.trail.fields import ForeignDocument
 from tasks.trail.item_history import ItemEntry, ItemHistory
 from tasks.trail.items import ItemRecord
 from tasks.trail.runs import RunRecord
@@ -33,7 +34,7 @@ def keys(entries: list[ItemEntry] | list[ItemRecord]) -> list[str]:
 
 
 @pytest.mark.usefixtures("run")
-def test_permanent_failures_come_before_those_that_the_next_run_may_mend(
+def test_what_needs_a_person_comes_before_what_the_next_run_may_mend(
     database: Database[Document], items: ItemHistory
 ) -> None:
     failures = {"a": TRANSIENT, "b": SKIPPED, "c": STOPPING, "d": PERMANENT}
@@ -44,7 +45,7 @@ def test_permanent_failures_come_before_those_that_the_next_run_may_mend(
     database.sync_items.insert_one({**item_document("e", not_in_since=at(9)), "last": "odd"})
     found = not_in_now(items, 4)
     assert keys(found.items) == ["c", "d", "a"]
-    assert found.items[2].id is not None
+    assert isinstance(found.items[1], ForeignDocument)
     assert (found.total, found.limit) == (5, 4)
     assert keys(not_in_now(items, 1).items) == ["c"]
 
