@@ -59,6 +59,7 @@ _LONGEST_FIRST = (
     ("tests/integration/test_api.py",),
     ("tests/integration/test_deploy.py",),
     ("tests/integration/test_dask.py",),
+    ("tests/integration/test_dask_losses.py",),
     ("tests/integration/test_cargo_lambda.py",),
     ("tests/integration/test_intruders.py",),
     ("tests/integration/test_mongodb_rights.py",),

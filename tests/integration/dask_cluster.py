@@ -2,12 +2,11 @@
 
 import importlib
 import os
-import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -22,56 +21,71 @@ MOST_UNRECORDED = 100
 """As many records may a process lose that is killed or cut off."""
 
 
-@dataclass(frozen=True)
 class Cluster:
-    """A scheduler with two workers."""
+    """A scheduler with two workers, of which parts may be killed and started again."""
 
-    address: str
-    process_ids: dict[str, int] = field(default_factory=dict)
+    def __init__(self, settings: Mapping[str, str], log_folder: Path) -> None:
+        self.address = f"tcp://127.0.0.1:{free_port()}"
+        self._settings = settings
+        self._log_folder = log_folder
+        self._started = ExitStack()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Start what is not running; returns once both workers are ready."""
+        self._start("scheduler", "scheduler", "--host", self.address)
+        for name in WORKERS:
+            self._start(
+                name,
+                *("worker", self.address, "--name", name, "--host", "127.0.0.1", "--no-nanny"),
+                *("--nthreads", str(THREADS_PER_WORKER)),
+            )
+        with Client(self.address) as client:
+            client.wait_for_workers(len(WORKERS), timeout=PATIENCE_SECONDS)
+            # Imports take one worker longer than another: with them done, both begin together.
+            client.run(importlib.import_module, "tasks.upsert")
 
     def kill(self, name: str) -> None:
-        os.kill(self.process_ids[name], signal.SIGKILL)
+        self._processes[name].kill()
 
-    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let syncs of this process run here, 8 requests at once in 8 batches."""
+    def stop(self) -> None:
+        self._started.close()
+
+    def use(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let syncs of this world run here, 8 requests at once in 8 batches."""
         monkeypatch.setenv("ADMIN_TASK_RUNNER", "dask")
         monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", self.address)
         monkeypatch.setenv("ADMIN_CONCURRENCY", "8")
         monkeypatch.setenv("ADMIN_MAX_TASK_RUNS", "20")
+        environment = world.environment
+        with Client(self.address) as client:
+            client.run(lambda: os.environ.update(environment))
+
+    def _start(self, name: str, *arguments: str) -> None:
+        if name in self._processes and self._processes[name].poll() is None:
+            return
+        self._processes[name] = self._started.enter_context(
+            running(
+                [sys.executable, "-m", "dask", *arguments, "--no-dashboard"],
+                name=name,
+                ready=lambda: _is_up(self.address),
+                timeout_seconds=PATIENCE_SECONDS,
+                env={**os.environ, **self._settings},
+                log_path=self._log_folder / f"{name}.log",
+                cwd=REPOSITORY,
+            )
+        )
 
 
 @contextmanager
 def running_cluster(settings: Mapping[str, str], log_folder: Path) -> Iterator[Cluster]:
     """Run a cluster whose workers have these settings."""
-    cluster = Cluster(f"tcp://127.0.0.1:{free_port()}")
-    with ExitStack() as parts:
-
-        def start(name: str, *arguments: str) -> None:
-            process = parts.enter_context(
-                running(
-                    [sys.executable, "-m", "dask", *arguments, "--no-dashboard"],
-                    name=name,
-                    ready=lambda: _is_up(cluster.address),
-                    timeout_seconds=PATIENCE_SECONDS,
-                    env={**os.environ, **settings},
-                    log_path=log_folder / f"{name}.log",
-                    cwd=REPOSITORY,
-                )
-            )
-            cluster.process_ids[name] = process.pid
-
-        start("scheduler", "scheduler", "--host", cluster.address)
-        for name in WORKERS:
-            start(
-                name,
-                *("worker", cluster.address, "--name", name, "--host", "127.0.0.1", "--no-nanny"),
-                *("--nthreads", str(THREADS_PER_WORKER)),
-            )
-        with Client(cluster.address) as client:
-            client.wait_for_workers(len(WORKERS), timeout=PATIENCE_SECONDS)
-            # Imports take one worker longer than another: with them done, both begin together.
-            client.run(importlib.import_module, "tasks.upsert")
+    cluster = Cluster(settings, log_folder)
+    try:
+        cluster.start()
         yield cluster
+    finally:
+        cluster.stop()
 
 
 def _is_up(address: str) -> bool:

@@ -4,35 +4,45 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
+import uvicorn
 from bson import ObjectId
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolUpdate
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.actions import (
+    GlobalConcurrencyLimitCreate,
+    WorkPoolCreate,
+    WorkPoolUpdate,
+)
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Cancelling, Completed, Pending, Running, Scheduled, State
 from pymongo import MongoClient
 from pymongo.database import Database
 
+from deployments.api.__main__ import main
+from deployments.api.app import create_app
 from deployments.api.models import RUN_RESPONSE, STEPS_RESPONSE
 from deployments.api.run_view import RunView
+from deployments.deploy import deploy
 from scripts.local.hub import upsert_urls
-from scripts.local.prefect import local_prefect_server
-from scripts.local.process import free_port, running
+from scripts.local.process import LOCALHOST, free_port, running
 from tasks.entities import ENTITY_NAMES
 from tasks.limit import limit_name
-from tasks.settings import read_settings
+from tasks.settings import read_api_settings, read_mongo_settings, read_settings
 from tasks.trail.steps import StepRecord
 from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, Document, http, wait_until
 from tests.item_documents import hub_of, item_document, run_document
@@ -59,9 +69,9 @@ class Api:
         return http.post(f"{self.base_url}{path}", headers=BEARER, **arguments)
 
     def flow_runs(self) -> list[FlowRun]:
-        """Syncs in Prefect."""
-        syncs = FlowFilter(name=FlowFilterName(any_=["admin-sync"]))
-        return self.prefect.read_flow_runs(flow_filter=syncs)
+        """Runs of its deployments in Prefect."""
+        ours = DeploymentFilter(name=DeploymentFilterName(any_=["full", "changed"]))
+        return self.prefect.read_flow_runs(deployment_filter=ours)
 
 
 @contextmanager
@@ -89,60 +99,79 @@ def _listens(url: str) -> bool:
     return True
 
 
-@pytest.fixture(scope="module")
-def prefect_with_deployments(
-    prefect_home_in: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """A Prefect server of its own: here, a sync that waits for a worker is one under way."""
-    with pytest.MonkeyPatch.context() as environment, ExitStack() as parts:
-        # A schedule that is switched on has its runs soon, not after up to a minute.
-        environment.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS", "3")
-        home = prefect_home_in(tmp_path_factory.mktemp("prefect-of-api"))
-        url = parts.enter_context(local_prefect_server(home))
-        for name in ("", "staging"):
-            subprocess.run(
-                [sys.executable, "-m", "deployments.deploy"],
-                cwd=REPOSITORY,
-                env={**os.environ, "PREFECT_API_URL": url, "ADMIN_ENVIRONMENT": name},
-                check=True,
-                capture_output=True,
-            )
-        yield url
-
-
-def client_of(prefect_api_url: str) -> SyncPrefectClient:
-    with temporary_settings({PREFECT_API_URL: prefect_api_url}):
-        return get_client(sync_client=True)
-
-
 @contextmanager
-def api_of(
-    mongodb_uri: str, prefect_api_url: str, folder: Path, database: str, environment: str = ""
-) -> Iterator[Api]:
+def serving_here(**variables: str) -> Iterator[str]:
+    """Serve the API in the process of the tests; yields its base URL."""
+    port = free_port()
     with (
-        MongoClient(mongodb_uri, tz_aware=True) as client,
-        serving(
-            folder / "api.log",
-            MONGODB_URI=mongodb_uri,
-            MONGODB_DB=database,
-            PREFECT_API_URL=prefect_api_url,
-            ADMIN_ENVIRONMENT=environment,
-            ADMIN_API_TOKEN=TOKEN,
-            **SYNC_SETTINGS,
-        ) as base_url,
-        client_of(prefect_api_url) as prefect,
+        pytest.MonkeyPatch.context() as environment,
+        temporary_settings({PREFECT_API_URL: variables["PREFECT_API_URL"]}),
     ):
-        yield Api(base_url, client[database], prefect)
+        for variable, value in variables.items():
+            environment.setenv(variable, value)
+        app = create_app(read_api_settings(), read_mongo_settings())
+        server = uvicorn.Server(uvicorn.Config(app, host=LOCALHOST, port=port, log_config=None))
+        thread = Thread(target=copy_context().run, args=[server.run])
+        thread.start()
+        try:
+            wait_until(lambda: server.started or not thread.is_alive())
+            yield f"http://{LOCALHOST}:{port}/api"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def variables_of(
+    mongodb_uri: str, prefect_api_url: str, database: str, environment: str = ""
+) -> dict[str, str]:
+    """Return the settings of an API."""
+    return {
+        "MONGODB_URI": mongodb_uri,
+        "MONGODB_DB": database,
+        "PREFECT_API_URL": prefect_api_url,
+        "ADMIN_ENVIRONMENT": environment,
+        "ADMIN_API_TOKEN": TOKEN,
+        **SYNC_SETTINGS,
+    }
+
+
+DEPLOYMENTS = ("admin-sync/full", "admin-sync/changed", "audit-sweep/audit-sweep")
+
+
+@pytest.fixture(scope="module")
+def prefect(prefect_api_url: str) -> Iterator[SyncPrefectClient]:
+    """A Prefect server with the deployments: a sync that waits for a worker is one under way.
+
+    Others use the server, too: after these tests they are gone.
+    """
+    with get_client(sync_client=True) as client:
+        # Prefect's command line would take a process for it.
+        client.create_work_pool(WorkPoolCreate(name="backoffice", type="process"))
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("PREFECT_API_URL", prefect_api_url)
+            environment.setenv("ADMIN_ENVIRONMENT", "")
+            deploy()
+        yield client
+        for name in DEPLOYMENTS:
+            client.delete_deployment(client.read_deployment_by_name(name).id)
+        client.delete_work_pool("backoffice")
 
 
 @pytest.fixture(scope="module")
 def api_process(
-    mongodb_uri: str, prefect_with_deployments: str, tmp_path_factory: pytest.TempPathFactory
+    mongodb_uri: str,
+    prefect_api_url: str,
+    prefect: SyncPrefectClient,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Api]:
-    folder = tmp_path_factory.mktemp("api")
-    with api_of(mongodb_uri, prefect_with_deployments, folder, DATABASE) as api:
-        yield api
-        api.database.client.drop_database(DATABASE)
+    variables = variables_of(mongodb_uri, prefect_api_url, DATABASE)
+    log_path = tmp_path_factory.mktemp("api") / "api.log"
+    with (
+        MongoClient[Document](mongodb_uri, tz_aware=True) as client,
+        serving(log_path, **variables) as base_url,
+    ):
+        yield Api(base_url, client[DATABASE], prefect)
+        client.drop_database(DATABASE)
 
 
 @pytest.fixture
@@ -303,13 +332,13 @@ def test_a_second_sync_is_turned_away_with_the_first_ones_run_id(api: Api) -> No
 
 
 def test_of_four_at_once_at_two_processes_one_is_started(
-    api: Api, mongodb_uri: str, prefect_with_deployments: str, tmp_path: Path
+    api: Api, mongodb_uri: str, prefect_api_url: str
 ) -> None:
     modes = ["full", "changed"] * 2
-    with (
-        api_of(mongodb_uri, prefect_with_deployments, tmp_path, DATABASE) as another,
-        ThreadPoolExecutor(4) as callers,
-    ):
+    variables = variables_of(mongodb_uri, prefect_api_url, DATABASE)
+    with serving_here(**variables) as base_url, ThreadPoolExecutor(4) as callers:
+        another = Api(base_url, api.database, api.prefect)
+        assert another.get("/admin/sync/runs").is_success  # connects it to MongoDB
         responses = list(
             callers.map(
                 lambda api, mode: api.post("/admin/sync/run", json={"mode": mode}),
@@ -330,23 +359,40 @@ def test_of_four_at_once_at_two_processes_one_is_started(
             assert told["details"] == {"run_id": str(document["_id"])}
 
 
+@pytest.fixture
+def changed_in_staging(prefect: SyncPrefectClient) -> Iterator[DeploymentResponse]:
+    """A deployment of another environment, as `deployments.deploy` makes it."""
+    pool = prefect.create_work_pool(WorkPoolCreate(name="backoffice-staging", type="process"))
+    here = prefect.read_deployment_by_name("admin-sync/changed")
+    deployment_id = prefect.create_deployment(
+        here.flow_id,
+        name="changed-staging",
+        entrypoint=here.entrypoint,
+        parameter_openapi_schema=here.parameter_openapi_schema,
+        work_pool_name=pool.name,
+    )
+    yield prefect.read_deployment(deployment_id)
+    prefect.delete_deployment(deployment_id)
+    prefect.delete_work_pool(pool.name)
+
+
 def test_two_environments_see_nothing_of_each_other(
-    api: Api, mongodb_uri: str, prefect_with_deployments: str, tmp_path: Path
+    api: Api, mongodb_uri: str, prefect_api_url: str, changed_in_staging: DeploymentResponse
 ) -> None:
-    with api_of(
-        mongodb_uri, prefect_with_deployments, tmp_path, f"{DATABASE}_staging", "staging"
-    ) as staging:
+    database = api.database.client[f"{DATABASE}_staging"]
+    variables = variables_of(mongodb_uri, prefect_api_url, database.name, "staging")
+    with serving_here(**variables) as base_url:
+        staging = Api(base_url, database, api.prefect)
         assert api.post("/admin/sync/run").status_code == 202
         started = staging.post("/admin/sync/run", json={"mode": "changed"})
         assert started.status_code == 202
-        (document,) = staging.database.sync_runs.find()
+        (document,) = database.sync_runs.find()
         second = staging.post("/admin/sync/run")
-        staging.database.client.drop_database(staging.database.name)
+        database.client.drop_database(database)
     assert error_of(second) == (409, "SYNC_RUNNING")
     assert second.json()["error"]["details"] == {"run_id": started.json()["run_id"]}
     flow_run = api.prefect.read_flow_run(document["flow_run_id"])
-    deployment = api.prefect.read_deployment_by_name("admin-sync/changed-staging")
-    assert flow_run.deployment_id == deployment.id
+    assert flow_run.deployment_id == changed_in_staging.id
     assert flow_run.work_pool_name == "backoffice-staging"
     assert api.database.sync_runs.count_documents({}) == 1
 
@@ -377,6 +423,8 @@ def test_a_run_that_is_scheduled_for_later_is_not_under_way(api: Api) -> None:
     deployment = api.prefect.read_deployment_by_name("admin-sync/full")
     (schedule,) = api.prefect.read_deployment_schedules(deployment.id)
     api.prefect.update_deployment_schedule(deployment.id, schedule.id, active=True)
+    # Prefect looks for new runs of such deployments soon that have just changed.
+    api.prefect.resume_deployment(deployment.id)
     try:
         wait_until(lambda: _has_scheduled_run(api))
         assert api.post("/admin/sync/run").status_code == 202
@@ -835,33 +883,25 @@ def test_what_is_away_is_told_apart_in_a_plain_sentence(tmp_path: Path) -> None:
     assert "marked" not in (tmp_path / "api.log").read_text()
 
 
-def test_prefect_away_starts_nothing(mongodb_uri: str, tmp_path: Path) -> None:
-    variables = {"MONGODB_URI": mongodb_uri, "MONGODB_DB": "api_without_prefect"}
-    with (
-        serving(
-            tmp_path / "api.log", PREFECT_API_URL="http://127.0.0.1:9/api", **variables
-        ) as base_url,
-        MongoClient(mongodb_uri) as client,
-    ):
-        started = http.post(f"{base_url}/admin/sync/run")
+def test_prefect_away_starts_nothing(mongodb_uri: str) -> None:
+    variables = variables_of(mongodb_uri, "http://127.0.0.1:9/api", "api_without_prefect")
+    with serving_here(**variables) as base_url, MongoClient(mongodb_uri) as client:
+        started = http.post(f"{base_url}/admin/sync/run", headers=BEARER)
         assert error_of(started) == (503, "UNAVAILABLE")
         assert "Prefect does not answer" in started.json()["error"]["message"]
         assert client["api_without_prefect"].sync_runs.count_documents({}) == 0
         client.drop_database("api_without_prefect")
 
 
-def test_a_missing_deployment_is_told(
-    mongodb_uri: str, prefect_api_url: str, tmp_path: Path
-) -> None:
-    with serving(
-        tmp_path / "api.log",
-        MONGODB_URI=mongodb_uri,
-        MONGODB_DB="api_without_deployment",
-        PREFECT_API_URL=prefect_api_url,
-    ) as base_url:
-        started = http.post(f"{base_url}/admin/sync/run")
+def test_a_missing_deployment_is_told(mongodb_uri: str, prefect_api_url: str) -> None:
+    variables = variables_of(mongodb_uri, prefect_api_url, "api_without_deployment", "new")
+    with serving_here(**variables) as base_url:
+        started = http.post(f"{base_url}/admin/sync/run", headers=BEARER)
     assert error_of(started) == (503, "UNAVAILABLE")
     assert "python -m deployments.deploy" in started.json()["error"]["message"]
+
+
+SOUND = {"MONGODB_URI": "mongodb://127.0.0.1:9", "PREFECT_API_URL": "http://127.0.0.1:9/api"}
 
 
 @pytest.mark.parametrize(
@@ -869,24 +909,35 @@ def test_a_missing_deployment_is_told(
     [
         {"ADMIN_API_HOST": "0.0.0.0", "ADMIN_API_PORT": "http", "ADMIN_API_TOKEN": "two words"},
         {"MONGODB_URI": ""},
-        {"PREFECT_API_URL": ""},
     ],
 )
-def test_wrong_settings_stop_the_api_at_its_start(variables: dict[str, str]) -> None:
-    sound = {"MONGODB_URI": "mongodb://127.0.0.1:9", "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+def test_wrong_settings_stop_the_api_at_its_start(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["api"])
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(variable, "")
+    for variable, value in {**SOUND, **variables}.items():
+        monkeypatch.setenv(variable, value)
+    assert main() == 2
+    told = capsys.readouterr().err
+    for variable in variables:
+        assert variable in told
+    assert "two words" not in told
+
+
+def test_without_a_prefect_server_the_api_ends_at_its_start() -> None:
     api = subprocess.run(
         [sys.executable, "-m", "deployments.api"],
         cwd=REPOSITORY,
-        env={**os.environ, **sound, **variables},
+        env={**os.environ, **SOUND, "PREFECT_API_URL": ""},
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert api.returncode == 2
-    for variable in variables:
-        assert variable in api.stderr
-    assert "two words" not in api.stderr
+    assert "PREFECT_API_URL" in api.stderr
     assert "Traceback" not in api.stderr
 
 

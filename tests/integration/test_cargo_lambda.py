@@ -73,12 +73,11 @@ def assert_all_tenants_are_in(world: World, run: SyncRun, keys: list[str]) -> No
     assert set(world.held("tenant")) == set(keys)
 
 
-@pytest.mark.parametrize("replies_in_base64", [False, True])
-def test_the_seeds_five_items_are_in(
-    world: World, emulator: Emulator, functions: ExitStack, replies_in_base64: bool
+def test_the_seeds_five_items_are_in_whether_functions_reply_in_base64_or_not(
+    world: World, emulator: Emulator, functions: ExitStack
 ) -> None:
-    for name in ENTITY_NAMES:
-        functions.enter_context(emulator.function(name, replies_in_base64=replies_in_base64))
+    for number, name in enumerate(ENTITY_NAMES):
+        functions.enter_context(emulator.function(name, replies_in_base64=number % 2 == 1))
     world.add_seed()
     run = world.sync()
 
@@ -89,18 +88,18 @@ def test_the_seeds_five_items_are_in(
     assert held == {name: {SEED_KEYS[name]: SEED_DOCUMENTS[name]} for name in ENTITY_NAMES}
 
 
-def test_a_hundred_items_a_type_are_in_sixteen_at_a_time(
+def test_fifty_items_a_type_are_in_sixteen_at_a_time(
     world: World, emulator: Emulator, functions: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ADMIN_CONCURRENCY", "16")
     monkeypatch.setenv("ADMIN_MAX_TASK_RUNS", "20")
     for name, document in SEED_DOCUMENTS.items():
         functions.enter_context(emulator.function(name))
-        world.add(name, *({**numbered(document, each), "version": 1} for each in range(100)))
+        world.add(name, *({**numbered(document, each), "version": 1} for each in range(50)))
     run = world.sync()
 
-    assert run.document["totals"] == {"total": 500, "success": 500, "failed": 0, "skipped": 0}
-    assert world.hub.stats()["stored"] == dict.fromkeys(ENTITY_NAMES, 100)
+    assert run.document["totals"] == {"total": 250, "success": 250, "failed": 0, "skipped": 0}
+    assert world.hub.stats()["stored"] == dict.fromkeys(ENTITY_NAMES, 50)
     assert world.hub.stats()["max_in_flight"] == 1, "the emulator hands on one event at a time"
 
 

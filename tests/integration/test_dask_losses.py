@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -19,12 +18,23 @@ from tests.integration.world import World, wait_until
 TENANTS = 400
 
 
-@pytest.fixture
-def cluster(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A cluster of which parts are going to be killed."""
-    with running_cluster(world.environment, tmp_path) as cluster:
-        cluster.use(monkeypatch)
+@pytest.fixture(scope="module")
+def mortal_cluster(
+    prefect_api_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("mortal cluster")
+    with running_cluster({"PREFECT_API_URL": prefect_api_url}, folder) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def cluster(
+    mortal_cluster: Cluster, world: World, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Cluster]:
+    """A whole cluster, parts of which are going to be killed."""
+    mortal_cluster.start()
+    mortal_cluster.use(world, monkeypatch)
+    yield mortal_cluster
     forget_slots()
 
 
