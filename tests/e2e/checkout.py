@@ -134,6 +134,63 @@ class Served:
         with self.database() as database:
             return wait_until(lambda: database.sync_runs.find_one(has_ended))
 
+    def asked_of_prefect(self, path: str, **body: Any) -> Any:
+        with self.prefect() as client:
+            return client.request("POST", path, json=body).json()
+
+    def artifacts_of(self, flow_run_id: str) -> dict[str, Any]:
+        """Data of a flow run's artifacts, by key."""
+        artifacts = self.asked_of_prefect(
+            "/artifacts/filter", flow_runs={"id": {"any_": [flow_run_id]}}
+        )
+        return {artifact["key"]: artifact["data"] for artifact in artifacts}
+
+    def whole_logs_of(self, flow_run_id: str) -> list[str] | None:
+        """The logs of a flow run, once they are there to the end."""
+        logs = self.asked_of_prefect(
+            "/logs/filter", logs={"flow_run_id": {"any_": [flow_run_id]}}, sort="TIMESTAMP_ASC"
+        )
+        messages = [log["message"] for log in logs]
+        return messages if any("Finished in state" in message for message in messages) else None
+
+
+@dataclass(frozen=True)
+class FailedSync:
+    """What a sync has left behind of which one item failed."""
+
+    command: subprocess.CompletedProcess[str]
+    run: Document
+    steps: list[Document]
+    artifacts: dict[str, Any]
+    logs: list[str]
+
+    @property
+    def failed_step(self) -> Document:
+        (failed,) = [step for step in self.steps if not step["ok"]]
+        return failed
+
+
+def sync_that_fails(served: Served) -> FailedSync:
+    """Sync with `./scripts/sync`, from another folder and without settings."""
+    refusal = {"status": 404, "code": "NOT_FOUND", "message": "the client does not exist"}
+    served.hub.misbehave({"entity_type": "domain", **refusal})
+    command = run(served.checkout.parent, str(served.checkout / "scripts" / "sync"))
+    served.hub.misbehave()
+    document = served.newest_run()
+    flow_run_id = document["flow_run_id"]
+
+    def artifacts() -> dict[str, Any] | None:
+        found = served.artifacts_of(flow_run_id)
+        return found if "failures" in found else None
+
+    return FailedSync(
+        command,
+        document,
+        served.steps_of(document),
+        wait_until(artifacts),
+        wait_until(lambda: served.whole_logs_of(flow_run_id)),
+    )
+
 
 @contextmanager
 def serving(checkout: Path) -> Iterator[Served]:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.checkout import Served, copy_repository, lend_environment, run, serving
+from tests.e2e.checkout import (
+    FailedSync,
+    Served,
+    copy_repository,
+    lend_environment,
+    run,
+    serving,
+    sync_that_fails,
+)
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +44,9 @@ def served(installed_checkout: Path) -> Iterator[Served]:
     """The doors of an installed checkout; the last test of test_doors.py closes them."""
     with serving(installed_checkout) as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def failed_sync(served: Served) -> FailedSync:
+    """As it was when it had ended: the dashboard's Retry mends it."""
+    return sync_that_fails(served)

@@ -9,12 +9,12 @@ from uuid import UUID
 
 import pytest
 from bson import ObjectId
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from tests.browser import chromium
-from tests.e2e.checkout import Served
+from tests.e2e.checkout import FailedSync, Served
 from tests.integration.world import PATIENCE_SECONDS, Document, http, wait_until
 
 pytestmark = pytest.mark.browser
@@ -34,11 +34,18 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> BrowserContext:
+    """What all pages share: the dashboard's scripts are loaded once."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, timezone_id="UTC")
+    context.set_default_timeout(PATIENCE_MS)
+    return context
+
+
 @pytest.fixture
-def page(browser: Browser, served: Served) -> Iterator[Page]:
+def page(context: BrowserContext, served: Served) -> Iterator[Page]:
     served.hub.misbehave()
-    page = browser.new_page(viewport={"width": 1280, "height": 900}, timezone_id="UTC")
-    page.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
     yield page
     page.close()
 
@@ -180,18 +187,24 @@ def press(page: Page, button: str, confirm: str) -> None:
     page.locator(".p-modal").get_by_role("button", name=confirm).click()
 
 
-def test_retry_goes_on_in_the_same_run(page: Page, served: Served) -> None:
-    served.hub.misbehave({"entity_type": "domain", "status": 404, "code": "NOT_FOUND"})
-    run = served.run_until_ended(_id=start(served))
-    assert run["status"] == "partial"
-    sent_before = len(served.hub.requests())
-    served.hub.misbehave()
+def test_a_failure_is_looked_up_and_retry_goes_on_in_the_same_run(
+    page: Page, served: Served, failed_sync: FailedSync, screenshots: Path
+) -> None:
+    run, request_id = failed_sync.run, failed_sync.failed_step["request_id"]
+    open_run(page, served, run)
+    expect(page.get_by_text("Partial", exact=True).first).to_be_visible()
+    open_tab(page, "Artifacts")
+    page.get_by_role("link", name="failures").click()
+    for told in ("NOT_FOUND", "the client does not exist", request_id):
+        expect(cell(page, told)).to_be_visible()
+    page.screenshot(path=screenshots / "failures.png")
 
-    page.goto(f"{served.dashboard_url}/runs/flow-run/{run['flow_run_id']}")
+    sent_before, newest = len(served.hub.requests()), served.newest_run()["_id"]
+    open_run(page, served, run)
     press(page, "Retry", confirm="Retry")
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
-    retried = served.newest_run()
-    assert (retried["_id"], retried["attempt"], retried["status"]) == (run["_id"], 2, "success")
+    retried = served.run_until_ended(_id=run["_id"], attempt=2)
+    assert (retried["status"], served.newest_run()["_id"]) == ("success", newest)
     (sent,) = served.hub.requests()[sent_before:]
     assert sent["key"] == "pagos.semperaltius.edu.mx"
     artifacts = artifacts_with_a_summary(served, retried)
@@ -210,20 +223,3 @@ def test_cancel_ends_a_run(page: Page, served: Served) -> None:
     press(page, "Cancel", confirm="Confirm")
     expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()
     assert served.run_until_ended(_id=run["_id"])["status"] == "cancelled"
-
-
-def test_failures_can_be_looked_up(page: Page, served: Served, screenshots: Path) -> None:
-    refusal = {"status": 404, "code": "NOT_FOUND", "message": "the client does not exist"}
-    served.hub.misbehave({"entity_type": "domain", **refusal})
-    run_id = start(served)
-    run = served.run_until_ended(_id=served.newest_run()["_id"])
-    assert run["_id"] == run_id
-
-    page.goto(f"{served.dashboard_url}/runs/flow-run/{run['flow_run_id']}")
-    expect(page.get_by_text("Partial", exact=True).first).to_be_visible()
-    (failure,) = [step for step in served.steps_of(run) if not step["ok"]]
-    open_tab(page, "Artifacts")
-    page.get_by_role("link", name="failures").click()
-    for told in ("NOT_FOUND", "the client does not exist", failure["request_id"]):
-        expect(cell(page, told)).to_be_visible()
-    page.screenshot(path=screenshots / "failures.png")

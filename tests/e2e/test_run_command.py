@@ -3,7 +3,8 @@
 import re
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,6 @@ from bson import ObjectId
 from pymongo import MongoClient
 
 from scripts.local.hub import upsert_urls
-from scripts.local.mongod import local_mongod
-from scripts.local.prefect import local_prefect_server
 from scripts.local.process import free_port
 from tests.e2e.checkout import copy_repository, processes_of, run
 from tests.integration.world import PATIENCE_SECONDS, Document, wait_until
@@ -53,58 +52,72 @@ def test_the_first_run_seeds_syncs_and_tells(
     wait_until(lambda: not processes_of(checkout))
 
 
-def test_a_second_run_reinstalls_nothing_and_keeps_everything_up_until_interrupted(
-    first_run: subprocess.CompletedProcess[str], checkout: Path
-) -> None:
+@dataclass(frozen=True)
+class Kept:
+    """A run that leaves everything up, and what it has told until then."""
+
+    process: "subprocess.Popen[str]"
+    told: str
+
+
+@pytest.fixture(scope="module")
+def kept(first_run: subprocess.CompletedProcess[str], checkout: Path) -> Iterator[Kept]:
+    """A second run; the last test of this file ends it."""
+    assert first_run.returncode == 0, first_run.stderr
     with subprocess.Popen(
         ["./scripts/run", "--keep"],
         cwd=checkout,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    ) as kept:
+    ) as process:
         try:
-            told = told_until(kept, "until Ctrl-C")
-            assert processes_of(checkout) != []
-            run_ids = [run_id_in(first_run.stdout), run_id_in(told)]
-            assert outcomes_of(run_ids, told) == [("success", "scripts/run")] * 2
+            yield Kept(process, told_until(process, "until Ctrl-C"))
         finally:
-            kept.send_signal(signal.SIGINT)
-            assert kept.wait(PATIENCE_SECONDS) == 0
-    assert "Installing" not in told
-    assert "0 of the seed's documents were new" in told
-    assert mongodb_in(told) == mongodb_in(first_run.stdout) or "is taken" in told
-    assert "success: 5 of 5 items are in" in told
-    wait_until(lambda: not processes_of(checkout))
+            process.send_signal(signal.SIGINT)
+            process.wait(PATIENCE_SECONDS)
 
 
-@pytest.mark.usefixtures("first_run")
-def test_what_the_settings_name_is_used_and_nothing_stands_in(
-    checkout: Path, prefect_home_in: Callable[[Path], Path], tmp_path: Path
+def test_a_second_run_reinstalls_nothing_and_keeps_everything_up(
+    first_run: subprocess.CompletedProcess[str], kept: Kept, checkout: Path
 ) -> None:
+    assert processes_of(checkout) != []
+    run_ids = [run_id_in(first_run.stdout), run_id_in(kept.told)]
+    assert outcomes_of(run_ids, kept.told) == [("success", "scripts/run")] * 2
+    assert "Installing" not in kept.told
+    assert "0 of the seed's documents were new" in kept.told
+    assert mongodb_in(kept.told) == mongodb_in(first_run.stdout) or "is taken" in kept.told
+    assert "success: 5 of 5 items are in" in kept.told
+
+
+def test_what_the_settings_name_is_used_and_nothing_stands_in(kept: Kept, checkout: Path) -> None:
+    uri = mongodb_in(kept.told)
+    servers = {"MONGODB_URI": uri, "PREFECT_API_URL": f"{prefect_in(kept.told)}/api"}
     nobody = upsert_urls(f"http://127.0.0.1:{free_port()}")
-    with (
-        local_mongod(tmp_path / "mongodb") as uri,
-        local_prefect_server(prefect_home_in(tmp_path / "prefect")) as prefect_api_url,
-    ):
-        servers = {"MONGODB_URI": uri, "PREFECT_API_URL": prefect_api_url}
-        named = {**servers, **nobody, "ADMIN_RETRY_MAX": "0"}
-        without_token = run(checkout, "./scripts/run", **named)
-        assert without_token.returncode == 2
-        assert "ADMIN_SYNC_TOKEN is missing" in without_token.stderr
-        assert "Traceback" not in without_token.stderr
-        empty = run(checkout, "./scripts/run", **named, ADMIN_SYNC_TOKEN="token")
-        assert empty.returncode == 1
-        assert "MONGODB_DB names the database identity_backoffice" in empty.stdout
-        assert "MongoDB  " not in empty.stdout
-        assert "Stage 1 hub" not in empty.stdout
-        assert "Prefect  " not in empty.stdout
-        with MongoClient(uri) as client:
-            source = client["identity_backoffice"].source_tenants
-            source.insert_one({"id": "acme", "name": "Acme", "version": 1})
-        failing = run(checkout, "./scripts/run", **named, ADMIN_SYNC_TOKEN="token")
+    named = {**servers, **nobody, "MONGODB_DB": "elsewhere", "ADMIN_RETRY_MAX": "0"}
+    without_token = run(checkout, "./scripts/run", **named)
+    assert without_token.returncode == 2
+    assert "ADMIN_SYNC_TOKEN is missing" in without_token.stderr
+    assert "Traceback" not in without_token.stderr
+    empty = run(checkout, "./scripts/run", **named, ADMIN_SYNC_TOKEN="token")
+    assert empty.returncode == 1
+    assert "MONGODB_DB names the database elsewhere" in empty.stdout
+    assert "MongoDB  " not in empty.stdout
+    assert "Stage 1 hub" not in empty.stdout
+    assert "Prefect  " not in empty.stdout
+    with MongoClient(uri) as client:
+        source = client["elsewhere"].source_tenants
+        source.insert_one({"id": "acme", "name": "Acme", "version": 1})
+    failing = run(checkout, "./scripts/run", **named, ADMIN_SYNC_TOKEN="token")
     assert failing.returncode == 1
     assert "CONNECTION_ERROR" in failing.stdout
+
+
+def test_ctrl_c_ends_what_was_kept_up(kept: Kept, checkout: Path) -> None:
+    """The last test of this file: what it looks at is gone after it."""
+    kept.process.send_signal(signal.SIGINT)
+    assert kept.process.wait(PATIENCE_SECONDS) == 0
+    wait_until(lambda: not processes_of(checkout))
 
 
 def mongodb_in(told: str) -> str:
@@ -112,6 +125,13 @@ def mongodb_in(told: str) -> str:
     uri = re.search(r"mongodb://127\.0\.0\.1:\d+", told)
     assert uri, told
     return uri[0]
+
+
+def prefect_in(told: str) -> str:
+    """Return the URL of the Prefect server that a command has told of."""
+    url = re.search(r"^Prefect +(http://127\.0\.0\.1:\d+)$", told, re.MULTILINE)
+    assert url, told
+    return url[1]
 
 
 def outcomes_of(run_ids: list[ObjectId], told: str) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ import pytest
 from prefect.automations import Automation, DoNothing, EventTrigger, Posture
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import DeploymentSchedule, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.states import Cancelled, Pending
@@ -80,6 +80,17 @@ def require_all_is_in_place(prefect: SyncPrefectClient) -> None:
     assert prefect.read_automations_by_name(DIED) == []
 
 
+def nightly_of(prefect: SyncPrefectClient) -> DeploymentSchedule:
+    (nightly,) = deployment(prefect, NAMES[0]).schedules
+    return nightly
+
+
+def switch_nightly(prefect: SyncPrefectClient, *, on: bool) -> None:
+    full, nightly = deployment(prefect, NAMES[0]), nightly_of(prefect)
+    assert nightly.active is not on
+    prefect.update_deployment_schedule(full.id, nightly.id, active=on)
+
+
 def require_that_sweeps_never_overlap(prefect: SyncPrefectClient) -> None:
     sweep = deployment(prefect, NAMES[2]).id
     first, second = (prefect.create_flow_run_from_deployment(sweep).id for _ in range(2))
@@ -96,12 +107,17 @@ def test_deploying_can_be_repeated_whatever_is_left(
     monkeypatch.setenv("PWD", "/stale")
     assert main() == 0
     require_all_is_in_place(prefect)
+    switch_nightly(prefect, on=True)
+    nightly = nightly_of(prefect)
 
     monkeypatch.delenv("PWD")
     share_a_limit(prefect)
     add_what_is_used_no_more(prefect)
     assert main() == 0
     require_all_is_in_place(prefect)
+    after = nightly_of(prefect)
+    assert (after.active, after.schedule) == (True, nightly.schedule)
+    switch_nightly(prefect, on=False)
 
     share_a_limit(prefect)
     prefect.delete_deployment(deployment(prefect, "admin-sync/changed").id)

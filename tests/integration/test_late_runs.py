@@ -5,7 +5,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+)
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
@@ -29,9 +34,10 @@ def scheduled_each_second(deployment: Executed) -> Iterator[None]:
         deployment.api.delete_deployment_schedule(deployment.deployment_id, schedule.id)
 
 
-def runs_of(deployment: Executed) -> list[FlowRun]:
+def runs_of(deployment: Executed, due: FlowRunFilter | None = None) -> list[FlowRun]:
     return deployment.api.read_flow_runs(
         deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.deployment_id])),
+        flow_run_filter=due,
         sort=FlowRunSort.EXPECTED_START_TIME_ASC,
     )
 
@@ -39,15 +45,18 @@ def runs_of(deployment: Executed) -> list[FlowRun]:
 def due_by_schedule(deployment: Executed) -> list[FlowRun]:
     """Return the runs that are due whatever Prefect's API says, which tells its time late."""
     then = datetime.now(UTC) - TOLD_LATE
-    scheduled = [run for run in runs_of(deployment) if run.auto_scheduled]
-    return [run for run in scheduled if run.expected_start_time and run.expected_start_time < then]
+    due = FlowRunFilter(expected_start_time=FlowRunFilterExpectedStartTime(before_=then))
+    return [run for run in runs_of(deployment, due) if run.auto_scheduled]
 
 
 def test_of_several_late_runs_of_a_schedule_one_runs(world: World, tmp_path: Path) -> None:
     world.add_tenants(1)
     with executed(world, tmp_path) as deployment, scheduled_each_second(deployment):
         asked_for = deployment.create(entities=["tenant"])
-        late = wait_until(lambda: due if len(due := due_by_schedule(deployment)) > LATE else None)
+        late = wait_until(
+            lambda: due if len(due := due_by_schedule(deployment)) > LATE else None,
+            poll_seconds=0.5,
+        )
         first = late[0].id
         with deployment.execute(first):
             deployment.ended(first)
