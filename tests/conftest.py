@@ -61,6 +61,7 @@ _LONGEST_FIRST = (
     ("tests/integration/test_dask.py",),
     ("tests/integration/test_dask_losses.py",),
     ("tests/integration/test_cargo_lambda.py",),
+    ("tests/integration/test_alerts.py",),
     ("tests/integration/test_intruders.py",),
     ("tests/integration/test_mongodb_rights.py",),
 )

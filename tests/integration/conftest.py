@@ -31,10 +31,9 @@ def prefect_home(
 
 
 _SPARED = {
-    # No test of the shared server looks at events that are kept, automations and the dashboard.
+    # No test of the shared server looks at events that are kept, and automations.
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
-    "PREFECT_SERVER_UI_ENABLED": "false",
     # Its database is a copy of one that has all.
     "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
     "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",

@@ -1,5 +1,6 @@
-"""Flow runs that a test executes itself, each in a process of its own, as on any machine."""
+"""Flow runs that a test executes itself, in a process of its own as on any machine, or here."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.flow_engine import run_flow_async
 from prefect.states import Scheduled
 
 from flows.admin_sync import admin_sync
@@ -43,6 +45,14 @@ class Executed:
         if shifted_by is not None:
             execute = ("tests.integration.shifted_clock", shifted_by, str(flow_run_id))
         return process(self.world, *execute, log_path=self.logs / f"{flow_run_id}.log", **settings)
+
+    def execute_here(self, flow_run_id: UUID) -> None:
+        """Execute a run in this process."""
+        flow_run = self.flow_run(flow_run_id)
+        run = run_flow_async(
+            admin_sync, flow_run=flow_run, parameters=flow_run.parameters, return_type="state"
+        )
+        asyncio.run(run)
 
     def retry(self, flow_run_id: UUID) -> None:
         """Let a run that has ended be due again, as `prefect flow-run retry` does."""

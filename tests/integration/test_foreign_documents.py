@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from bson import ObjectId, json_util
 
 from deployments.api.app import create_app
 from flows.audit_sweep import end_dead_runs
+from scripts.history import main
 from tasks.entities import entity_type_named
 from tasks.settings import read_api_settings, read_mongo_settings, read_settings
 from tasks.trail.audit_trail import audit_trail
 from tasks.trail.stages import RunStatus
-from tests.integration.world import REPOSITORY, Document, World
+from tests.integration.world import Document, World
 
 FIRST_VERSION = Path(__file__).parents[1] / "cases" / "trail-0.1.0.json"
 NO_RUNS: list[Document] = [
@@ -52,19 +52,24 @@ def get(path: str, **query: Any) -> httpx.Response:
     return asyncio.run(answer())
 
 
-def history(*arguments: str) -> str:
-    shown = subprocess.run(
-        [sys.executable, "-m", "scripts.history", *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert shown.returncode == 0, shown.stderr
-    return shown.stdout
+@pytest.fixture
+def history(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Show what `scripts.history` prints."""
+
+    def show(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["history", *arguments])
+        capsys.readouterr()
+        assert main() == 0
+        return capsys.readouterr().out
+
+    return show
 
 
-def test_they_stop_neither_a_run_nor_a_sweep_nor_a_door(foreign: World) -> None:
+def test_they_stop_neither_a_run_nor_a_sweep_nor_a_door(
+    foreign: World, history: Callable[..., str]
+) -> None:
     keys = foreign.add_tenants(3)
     run = foreign.sync(mode="changed")
     assert run.document["status"] == "success"
@@ -88,7 +93,9 @@ def test_they_stop_neither_a_run_nor_a_sweep_nor_a_door(foreign: World) -> None:
     history("--failed")
 
 
-def test_the_trail_of_the_first_version_is_read_as_ours(world: World) -> None:
+def test_the_trail_of_the_first_version_is_read_as_ours(
+    world: World, history: Callable[..., str]
+) -> None:
     trail = json_util.loads(FIRST_VERSION.read_text())
     for collection, documents in trail.items():
         world.database[collection].insert_many(documents)

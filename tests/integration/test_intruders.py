@@ -1,11 +1,12 @@
 """Web pages of other sites, in an operator's browser, reach for the REST API and for Prefect."""
 
+import asyncio
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,9 +20,11 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from pymongo import MongoClient
 
+from deployments.api.app import create_app
+from tasks.settings import read_api_settings, read_mongo_settings
 from tests.browser import chromium
 from tests.integration.test_api import error_of, serving
-from tests.integration.world import PATIENCE_SECONDS, Hub, SyncRun, World, http
+from tests.integration.world import PATIENCE_SECONDS, Hub, SyncRun, World, http, prefect_at
 
 DATABASE = "intruders_test"
 FOREIGN_SITE = "http://127.0.0.1:9"
@@ -196,21 +199,28 @@ def test_an_unforeseen_error_tells_nothing_of_itself(open_api: str, mongodb_uri:
     assert "marked" not in response.text
 
 
-def test_the_api_s_log_and_answers_name_no_credentials(tmp_path: Path) -> None:
+def test_the_api_s_log_and_answers_name_no_credentials(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     marked = "marked-in-the-uri"
-    with serving(
-        tmp_path / "api.log",
-        MONGODB_URI=f"mongodb://operator:{marked}@127.0.0.1:9/?serverSelectionTimeoutMS=200",
-        PREFECT_API_URL="http://127.0.0.1:9/api",
-        PREFECT_LOGGING_ROOT_LEVEL="DEBUG",
-    ) as base_url:
-        answers = [
-            http.request(method, f"{base_url}{path}").text
-            for method, path in (
-                ("GET", "/health"),
-                ("GET", "/admin/sync/runs"),
-                ("POST", DOORS[0]),
-            )
-        ]
+    uri = f"mongodb://operator:{marked}@127.0.0.1:9/?serverSelectionTimeoutMS=200"
+    monkeypatch.setenv("MONGODB_URI", uri)
+    caplog.set_level(logging.DEBUG)
+    with prefect_at("http://127.0.0.1:9/api"):
+        answers = asyncio.run(
+            answers_of_an_api(("GET", "/health"), ("GET", "/admin/sync/runs"), ("POST", DOORS[0]))
+        )
     assert all("MONGODB_URI" in answer for answer in answers)
-    assert not [text for text in [*answers, (tmp_path / "api.log").read_text()] if marked in text]
+    assert "pymongo" in caplog.text
+    assert not [text for text in [*answers, caplog.text, *capfd.readouterr()] if marked in text]
+
+
+async def answers_of_an_api(*asked: tuple[str, str]) -> list[str]:
+    """Return what an API in this process answers."""
+    app = create_app(read_api_settings(), read_mongo_settings())
+    transport = httpx.ASGITransport(app)
+    client = httpx.AsyncClient(transport=transport, base_url="http://localhost/api")
+    async with app.router.lifespan_context(app), client:
+        return [(await client.request(method, path)).text for method, path in asked]

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from tests.integration.executed import executed
 from tests.integration.served import forget_slots, served
-from tests.integration.world import World, wait_until
+from tests.integration.world import PATIENCE_SECONDS, World, wait_until
 
 
 def test_a_retry_sends_what_is_not_in_and_nothing_else(world: World, tmp_path: Path) -> None:
@@ -14,13 +15,15 @@ def test_a_retry_sends_what_is_not_in_and_nothing_else(world: World, tmp_path: P
         {"key": "tenant-0003", "code": "NOT_FOUND"},
         {"entity_type": "subtenant", "code": "INVALID_TOKEN"},
     )
-    with served(world, tmp_path / "serve.log") as deployment:
-        flow_run_id = deployment.start()
+    with executed(world, tmp_path) as deployment:
+        flow_run_id = deployment.create()
+        deployment.execute_here(flow_run_id)
         first = deployment.ended(flow_run_id)
         sent_before = len(world.hub.requests())
         world.hub.misbehave()
-        deployment.prefect("flow-run", "retry", str(flow_run_id))
-        wait_until(lambda: deployment.flow_run(flow_run_id).run_count == 2)
+        deployment.retry(flow_run_id)
+        with deployment.execute(flow_run_id) as retried:
+            assert retried.wait(PATIENCE_SECONDS) == 0
         second = deployment.ended(flow_run_id)
 
     assert first.document["status"] == "failed"

@@ -2,12 +2,14 @@
 
 import base64
 import json
+import logging
 import os
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,8 +17,10 @@ import bson
 import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from pymongo import MongoClient
 
+from deployments.deploy import deploy
 from scripts.local.prefect import local_prefect_server
 from scripts.local.process import free_port
 from tests.integration.served import process
@@ -186,16 +190,6 @@ def set_all(environment: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
         environment.setenv(variable, value)
 
 
-def deploy(api_url: str, **variables: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "deployments.deploy"],
-        cwd=REPOSITORY,
-        env={**os.environ, "PREFECT_API_URL": api_url, **variables},
-        check=True,
-        capture_output=True,
-    )
-
-
 @pytest.fixture
 def _all_is_marked(
     world: World,
@@ -218,8 +212,11 @@ def _all_is_marked(
             "PREFECT_HOME": str(tmp_path / "prefect-of-clients"),
             "ADMIN_RETRY_MAX": "1",
         }
-        set_all(monkeypatch, world.environment)
-        deploy(url, ADMIN_ALERT_WEBHOOK_URL=alerted.url)
+        set_all(monkeypatch, {**world.environment, "ADMIN_ALERT_WEBHOOK_URL": alerted.url})
+        with get_client(sync_client=True) as prefect:
+            prefect.create_work_pool(WorkPoolCreate(name="backoffice", type="process"))
+        deploy()
+        monkeypatch.delenv("ADMIN_ALERT_WEBHOOK_URL")
         yield
 
 
@@ -243,7 +240,7 @@ def test_a_failing_run_of_a_worker_at_debug_level_leaves_no_secret(
         assert http.post(f"{api_url}/admin/sync/run", headers=WRONG_BEARER).status_code == 401
         started = http.post(f"{api_url}/admin/sync/run", headers=BEARER)
         assert started.status_code == 202
-        run = wait_until(ended)
+        run = wait_until(ended, poll_seconds=0.3)
         for path in ("/health", "/admin/sync/runs", f"/admin/sync/runs/{run['_id']}/steps"):
             answer = http.get(f"{api_url}{path}", headers=BEARER)
             assert found_in(answer.content) == []
@@ -267,45 +264,55 @@ def command_lines() -> Iterator[str]:
         yield " ".join(each.info["cmdline"] or ())
 
 
+@pytest.fixture
+def told(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process; returns its exit status, its stderr, and all that it told.
+
+    That is at DEBUG, whatever logs it.
+    """
+    set_all(monkeypatch, {**world.environment, "NO_PROXY": "", "no_proxy": ""})
+    caplog.set_level(logging.DEBUG)
+
+    def run(command: str, **variables: str) -> tuple[int, str, str]:
+        set_all(monkeypatch, variables)
+        monkeypatch.setattr("sys.argv", [command])
+        exit_status = import_module(command).main()
+        printed = capfd.readouterr()
+        return exit_status, printed.err, printed.out + printed.err + caplog.text
+
+    return run
+
+
 @pytest.mark.usefixtures("uri_with_password")
 @pytest.mark.parametrize("command", ["scripts.sync_now", "scripts.history", "scripts.seed_source"])
 @pytest.mark.parametrize("fault", ["away", "wrong password"])
 def test_a_mongodb_that_lets_nobody_in_is_told_without_its_uri(
-    world: World, mongodb_uri: str, command: str, fault: str
+    told: Callable[..., tuple[int, str, str]], mongodb_uri: str, command: str, fault: str
 ) -> None:
     away = f"mongodb://127.0.0.1:{free_port()}"
     uri = with_password(away if fault == "away" else mongodb_uri, f"{PASSWORD} but wrong")
-    told = subprocess.run(
-        [sys.executable, "-m", command],
-        cwd=REPOSITORY,
-        env={
-            **os.environ,
-            **world.environment,
-            **AT_DEBUG,
-            "MONGODB_URI": f"{uri}/?serverSelectionTimeoutMS=300",
-        },
-        capture_output=True,
-        check=False,
-    )
-    assert told.returncode != 0
-    assert b"MONGODB_URI" in told.stderr
-    assert found_in(told.stdout + told.stderr) == []
+    exit_status, error, all_told = told(command, MONGODB_URI=f"{uri}/?serverSelectionTimeoutMS=300")
+    assert exit_status != 0
+    assert "MONGODB_URI" in error
+    assert "pymongo" in all_told
+    assert found_in(all_told.encode()) == []
 
 
-def test_wrong_settings_are_told_without_their_values(world: World) -> None:
+def test_wrong_settings_are_told_without_their_values(
+    told: Callable[..., tuple[int, str, str]],
+) -> None:
     wrong = {
         "ADMIN_SYNC_TOKEN": f"{HUB_TOKEN} with a space",
         "MONGODB_URI": f"mongo://operator:{PASSWORD}@localhost",
         "ADMIN_TENANTS_UPSERT_URL": f"https://operator:{PASSWORD}@hub.example/",
     }
-    sync = subprocess.run(
-        [sys.executable, "-m", "scripts.sync_now"],
-        cwd=REPOSITORY,
-        env={**os.environ, **world.environment, **wrong},
-        capture_output=True,
-        check=False,
-    )
-    assert sync.returncode == 2
-    assert found_in(sync.stdout + sync.stderr) == []
+    exit_status, error, all_told = told("scripts.sync_now", **wrong)
+    assert exit_status == 2
+    assert found_in(all_told.encode()) == []
     for variable in wrong:
-        assert variable.encode() in sync.stderr
+        assert variable in error
