@@ -50,11 +50,17 @@ settings.register_profile("long", settings.get_profile("tests"), max_examples=5_
 settings.load_profile("tests")
 
 _LONGEST_FIRST = (
+    (  # They wait most of the time, and leave the cores to the others.
+        "tests/integration/test_slots.py",
+        "tests/integration/test_mongodb_away.py",
+        "tests/integration/test_prefect_away.py",
+        "tests/integration/test_failures.py",
+        "tests/integration/test_pace.py",
+    ),
     ("tests/e2e/test_dashboard.py", "tests/e2e/test_doors.py"),
-    ("tests/e2e/test_run_command.py",),
-    ("tests/integration/test_slots.py::test_a_killed_process_blocks_the_next_run_no_longer_than",),
-    ("tests/integration/test_changed.py::test_steps_expire_when_a_retention_is_set",),
     ("tests/integration/test_chaos.py",),
+    ("tests/e2e/test_run_command.py",),
+    ("tests/integration/trail/test_histories.py",),
     ("tests/integration/test_replica_set.py",),
     ("tests/integration/test_api.py",),
     ("tests/integration/test_deploy.py",),

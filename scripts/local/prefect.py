@@ -43,6 +43,7 @@ _SERVER_SETTINGS: Final = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "DO_NOT_TRACK": "1",
 }
+"""What the shell sets, stays."""
 _CLIENT_SETTINGS: Final = ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE")
 """Settings of a shell that uses another server; here they would point this one at it."""
 
@@ -84,8 +85,8 @@ def local_prefect_server(home: Path, port: int | None = None) -> Iterator[str]:
 def _environment(home: Path, port: int, api_url: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in _CLIENT_SETTINGS}
     return {
-        **inherited,
         **_SERVER_SETTINGS,
+        **inherited,
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_UI_API_URL": api_url,
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": _own_origins(port),

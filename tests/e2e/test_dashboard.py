@@ -1,5 +1,6 @@
 """The dashboard as an operator uses it, in a real browser: start a sync, follow it, look it up."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-from tests.browser import chromium
+from tests.browser import BLIND_POST, chromium, page_of_another_site
 from tests.e2e.checkout import FailedSync, Served
 from tests.integration.world import PATIENCE_SECONDS, Document, http, wait_until
 
@@ -223,3 +224,17 @@ def test_cancel_ends_a_run(page: Page, served: Served) -> None:
     press(page, "Cancel", confirm="Confirm")
     expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()
     assert served.run_until_ended(_id=run["_id"])["status"] == "cancelled"
+
+
+def test_a_page_of_another_site_neither_reads_nor_changes_prefect(
+    browser: Browser, served: Served
+) -> None:
+    api_url = f"{served.dashboard_url}/api"
+    with page_of_another_site(browser) as page:
+        with page.expect_response("**/flows/") as refused:
+            page.evaluate(BLIND_POST, [f"{api_url}/flows/", json.dumps({"name": "evil"})])
+        assert refused.value.status == 403
+        read = "url => fetch(url).then(() => 'read', () => 'not read')"
+        assert page.evaluate(read, f"{api_url}/admin/version") == "not read"
+    with served.prefect() as prefect:
+        assert "evil" not in [flow.name for flow in prefect.read_flows()]

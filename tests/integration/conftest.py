@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from pymongo import MongoClient
 
 from scripts.local.mongod import local_mongod
@@ -34,6 +35,8 @@ _SPARED = {
     # No test of the shared server looks at events that are kept, and automations.
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+    # No web page comes here, and a sixth of the server's time goes into keeping them out.
+    "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "false",
     # Its database is a copy of one that has all.
     "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
     "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
@@ -48,6 +51,8 @@ def prefect_api_url(prefect_home: Path) -> Iterator[str]:
                 environment.setenv(variable, value)
             url = parts.enter_context(local_prefect_server(prefect_home))
         parts.enter_context(prefect_at(url))
+        # Logs are sent where a test reads them.
+        parts.enter_context(temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}))
         yield url
 
 

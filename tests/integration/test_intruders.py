@@ -1,13 +1,8 @@
 """Web pages of other sites, in an operator's browser, reach for the REST API and for Prefect."""
 
 import asyncio
-import json
 import logging
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from uuid import UUID
 
 import bson
@@ -15,14 +10,13 @@ import httpx
 import psutil
 import pytest
 from bson.raw_bson import RawBSONDocument
-from playwright.sync_api import Page
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from pymongo import MongoClient
 
 from deployments.api.app import create_app
 from tasks.settings import read_api_settings, read_mongo_settings
-from tests.browser import chromium
+from tests.browser import BLIND_POST, chromium, page_of_another_site
 from tests.integration.test_api import error_of, serving
 from tests.integration.world import PATIENCE_SECONDS, Hub, SyncRun, World, http, prefect_at
 
@@ -91,35 +85,10 @@ def test_programs_and_own_pages_are_let_in(open_api: str) -> None:
     assert http.get(f"{open_api}/docs", headers=link_elsewhere).status_code == 200
 
 
-@contextmanager
-def page_of_another_site() -> Iterator[Page]:
-    """A page on another port of this machine, open in a browser."""
-
-    class Blank(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Blank) as site, chromium() as browser:
-        threading.Thread(target=site.serve_forever, daemon=True).start()
-        page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{site.server_address[1]}/")
-        yield page
-        site.shutdown()
-
-
-BLIND_POST = """async ([url, body]) => {
-    const sent = new Blob([body]);  // of no content type, as a page may send it without asking
-    await fetch(url, {method: "POST", mode: "no-cors", body: sent});
-}"""
-
-
 @pytest.mark.browser
 def test_a_browser_tells_who_asks(open_api: str) -> None:
     door = f"{open_api}{DOORS[0]}"
-    with page_of_another_site() as page:
+    with chromium() as browser, page_of_another_site(browser) as page:
         for name in ("127.0.0.1", "localhost"):
             url = door.replace("127.0.0.1", name)
             with page.expect_response(url) as refused:
@@ -128,18 +97,6 @@ def test_a_browser_tells_who_asks(open_api: str) -> None:
         page.goto(f"{open_api}/docs")
         own = page.evaluate("url => fetch(url, {method: 'POST'}).then(a => a.status)", door)
     assert own == 503
-
-
-@pytest.mark.browser
-def test_a_foreign_page_neither_reads_nor_changes_prefect(prefect_api_url: str) -> None:
-    with page_of_another_site() as page:
-        with page.expect_response("**/flows/") as refused:
-            page.evaluate(BLIND_POST, [f"{prefect_api_url}/flows/", json.dumps({"name": "evil"})])
-        assert refused.value.status == 403
-        read = "url => fetch(url).then(() => 'read', () => 'not read')"
-        assert page.evaluate(read, f"{prefect_api_url}/admin/version") == "not read"
-    with get_client(sync_client=True) as prefect:
-        assert "evil" not in [flow.name for flow in prefect.read_flows()]
 
 
 def artifacts_of(run: SyncRun) -> list[UUID]:

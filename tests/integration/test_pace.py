@@ -14,6 +14,7 @@ from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
 )
+from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from tasks.settings import read_mongo_settings
 from tasks.trail.figures import figures
@@ -54,7 +55,8 @@ def test_it_is_said_wherever_an_operator_looks(world: World) -> None:
         paces = wait_until(figures(read_mongo_settings()).paces)
         return paces["tenant"], wait_until(partial(progress_with, world, "requests/s"))
 
-    with ThreadPoolExecutor(1) as elsewhere:
+    logged = temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: True})
+    with logged, ThreadPoolExecutor(1) as elsewhere:
         watching = elsewhere.submit(copy_context().run, watch)
         run = world.sync(entities=["tenant"])
         pace, progress = watching.result()
