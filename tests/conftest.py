@@ -55,7 +55,6 @@ _LONGEST_FIRST = (
         "tests/integration/test_mongodb_away.py",
         "tests/integration/test_prefect_away.py",
         "tests/integration/test_failures.py",
-        "tests/integration/test_pace.py",
     ),
     ("tests/e2e/test_dashboard.py", "tests/e2e/test_doors.py"),
     ("tests/integration/test_chaos.py",),
