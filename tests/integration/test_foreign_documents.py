@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from bson import ObjectId, json_util
 
 from deployments.api.app import create_app
 from flows.audit_sweep import end_dead_runs
-from scripts.history import main
 from tasks.entities import entity_type_named
 from tasks.settings import read_api_settings, read_mongo_settings, read_settings
 from tasks.trail.audit_trail import audit_trail
 from tasks.trail.stages import RunStatus
+from tests.integration.test_history import told
 from tests.integration.world import Document, World
 
 FIRST_VERSION = Path(__file__).parents[1] / "cases" / "trail-0.1.0.json"
@@ -52,24 +51,7 @@ def get(path: str, **query: Any) -> httpx.Response:
     return asyncio.run(answer())
 
 
-@pytest.fixture
-def history(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
-    """Show what `scripts.history` prints."""
-
-    def show(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["history", *arguments])
-        capsys.readouterr()
-        assert main() == 0
-        return capsys.readouterr().out
-
-    return show
-
-
-def test_they_stop_neither_a_run_nor_a_sweep_nor_a_door(
-    foreign: World, history: Callable[..., str]
-) -> None:
+def test_they_stop_neither_a_run_nor_a_sweep_nor_a_door(foreign: World) -> None:
     keys = foreign.add_tenants(3)
     run = foreign.sync(mode="changed")
     assert run.document["status"] == "success"
@@ -83,19 +65,16 @@ def test_they_stop_neither_a_run_nor_a_sweep_nor_a_door(
     shown = {entry["id"]: entry for entry in listed.json()["items"]}
     assert shown[run_id]["status"] == "success"
     for document in NO_RUNS:
-        told = json_util.loads(shown[str(document["_id"])]["document"])
-        assert told == document
+        assert json_util.loads(shown[str(document["_id"])]["document"]) == document
     for path in ("/metrics", "/admin/sync/items", f"/admin/sync/runs/{run_id}/steps"):
         assert get(path).status_code == 200, path
     assert get(f"/admin/sync/runs/{NO_RUNS[1]['_id']}").status_code == 200
-    assert "somebody was here" in history()
-    assert "somebody was here" in json.dumps(json.loads(history("--json")))
-    history("--failed")
+    assert "somebody was here" in told(foreign)
+    assert "somebody was here" in json.dumps(json.loads(told(foreign, "--json")))
+    told(foreign, "--failed")
 
 
-def test_the_trail_of_the_first_version_is_read_as_ours(
-    world: World, history: Callable[..., str]
-) -> None:
+def test_the_trail_of_the_first_version_is_read_as_ours(world: World) -> None:
     trail = json_util.loads(FIRST_VERSION.read_text())
     for collection, documents in trail.items():
         world.database[collection].insert_many(documents)
@@ -105,7 +84,7 @@ def test_the_trail_of_the_first_version_is_read_as_ours(
     steps = get(f"/admin/sync/runs/{run['_id']}/steps", ok=False).json()
     assert [step["natural_key"] for step in steps["items"]] == ["tenant-0001"]
     assert get("/admin/sync/items/tenant/tenant-0001").json()["history"]["total"] == 1
-    assert "NOT_FOUND" in history(str(run["_id"]))
+    assert "NOT_FOUND" in told(world, str(run["_id"]))
     samples = get("/metrics").text.splitlines()
     assert 'admin_sync_items_total{entity_type="tenant",outcome="failed"} 1.0' in samples
     assert 'admin_sync_runs{status="partial"} 1.0' in samples
