@@ -78,20 +78,18 @@ class Verdict(Enum):
 
 
 def verdict(run: UnfinishedRun | None, state: State[Any], now: datetime) -> Verdict:
-    """Decide about a run by what its process has said, or by Prefect's clock if it has not yet.
+    """Decide about a run of which nothing is heard; by Prefect's clock if nothing ever was.
 
     Args:
         run: the run on record; None where its process has not begun one.
         state: its state in Prefect.
         now: the time by Prefect's clock.
     """
-    has_spoken = run is not None and run.silent_seconds is not None
-    if run is not None and has_spoken and not run.is_silent:
-        return Verdict.LET_BE
     if state.is_final() or state.is_paused():
         return Verdict.MIRROR
     if state.type not in _BEGUN:
         return Verdict.LET_BE
+    has_spoken = run is not None and run.is_silent
     is_starting = not has_spoken or state.is_pending() or _has_begun_anew(run, state)
     has_patience = is_starting and (now - state.timestamp).total_seconds() < PATIENCE_SECONDS
     return Verdict.LET_BE if has_patience else Verdict.END
@@ -117,13 +115,7 @@ class _Sweep:
         """End the runs in the audit trail that have no process; yield their flow run ids."""
         for run in self._trail.ownership.unfinished():
             self._seen.add(run.flow_run_id)
-            flow_run = self._flow_run(run.flow_run_id)
-            is_ended = (
-                self._end_unknown(run)
-                if flow_run is None or flow_run.state is None
-                else self._judge(run, flow_run, flow_run.state)
-            )
-            if is_ended:
+            if not run.is_heard and self._end(run):
                 yield run.flow_run_id
 
     def end_runs_without_record(self) -> Iterator[str]:
@@ -132,6 +124,14 @@ class _Sweep:
             is_seen = str(flow_run.id) in self._seen
             if not is_seen and flow_run.state and self._judge(None, flow_run, flow_run.state):
                 yield str(flow_run.id)
+
+    def _end(self, run: UnfinishedRun) -> bool:
+        """End a run on record if it is to be ended; return whether it has ended."""
+        flow_run = self._flow_run(run.flow_run_id)
+        if flow_run is not None and flow_run.state is not None:
+            return self._judge(run, flow_run, flow_run.state)
+        self._end_unknown(run)
+        return True
 
     def _judge(self, run: UnfinishedRun | None, flow_run: FlowRun, state: State[Any]) -> bool:
         """Do with a run what the verdict says; return whether it has ended by that."""
@@ -144,13 +144,12 @@ class _Sweep:
                 self._free_slot_of_deleted(flow_run)
                 return self._mirror(flow_run, self._ended(flow_run.id, state))
 
-    def _end_unknown(self, run: UnfinishedRun) -> bool:
-        """End a run that Prefect doesn't know, unless its process lives."""
-        if run.silent_seconds is None:
-            cancel_in_trail(self._trail, run.run_id, FLOW_RUN_DELETED)
-        elif run.is_silent:
+    def _end_unknown(self, run: UnfinishedRun) -> None:
+        """End a run that Prefect doesn't know."""
+        if run.is_silent:
             self._trail.counting.end_run(run.run_id, RunStatus.CRASHED, _UNKNOWN, None)
-        return run.silent_seconds is None or run.is_silent
+        else:
+            cancel_in_trail(self._trail, run.run_id, FLOW_RUN_DELETED)
 
     def _begun_of_deployments(self) -> list[FlowRun]:
         named = read_environment_settings().named

@@ -122,6 +122,8 @@ def log_stage(run: Run, entity_type: str, state: State[Any]) -> None:
     """Log one line for a stage that has ended, and one for each of its first failures."""
     logger = get_run_logger()
     logger.info("%s: %s", entity_type, state.message)
+    if state.is_completed():
+        return
     history = run_history(run.settings)
     failures = list(history.failures(run.id, _FAILURES_SHOWN + 1, entity_type))
     for step in failures[:_FAILURES_SHOWN]:

@@ -1,6 +1,5 @@
 """Run: a run as this process works on it, with all that it holds open."""
 
-import gc
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,11 +34,6 @@ from tasks.trail.stages import StageRecord, Tally
 from tasks.trail.steps import PriorStep, Step
 
 _RUNS_KEPT: Final = 8
-_NEW_OBJECTS: Final = 50_000
-"""How many objects are made before Python looks for garbage in cycles, of which a run makes none.
-
-With Python's own 700 that takes a sixth of a full run, and half of one that sends nothing.
-"""
 
 
 class Run:
@@ -247,7 +241,7 @@ def flow_run_of(attempt: RunAttempt, settings: Settings) -> Iterator[Run]:
     Raises:
         SlotsUnavailable: Prefect's API doesn't answer.
     """
-    with SyncClientContext.get_or_create() as context, _rare_garbage_collection():
+    with SyncClientContext.get_or_create() as context:
         slots = Slots(context.client, limit_name(settings), settings.concurrency)
         slots.start_limit()
         run = _opened(attempt, settings, slots, is_here=True)
@@ -259,16 +253,6 @@ def flow_run_of(attempt: RunAttempt, settings: Settings) -> Iterator[Run]:
             with _runs_lock:
                 del _runs[attempt.run_id]
             run.close()
-
-
-@contextmanager
-def _rare_garbage_collection() -> Iterator[None]:
-    before = gc.get_threshold()
-    gc.set_threshold(_NEW_OBJECTS, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def run_of(attempt: RunAttempt) -> Run:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection as Names
 from collections.abc import Sequence
+from contextlib import suppress
 
 from pymongo import IndexModel
 from pymongo.collection import Collection
@@ -29,6 +30,9 @@ def make_indexes(
     present = collection.index_information() if used_no_more else {}
     for name in set(used_no_more) & present.keys():
         collection.drop_index(name)
+    with suppress(OperationFailure):
+        collection.create_indexes(indexes)
+        return []
     hindrances = (_hindrance(collection, index) for index in indexes)
     return [hindrance for hindrance in hindrances if hindrance]
 

@@ -198,7 +198,7 @@ class Items:
         A document of another shape is set aside: it stays, and its item is new.
         """
         match = _items(hub, entity_type, natural_keys)
-        found = self._items.find(match, _NOT_KNOWN, batch_size=len(natural_keys))
+        found = self._items.find(match, _NOT_KNOWN, batch_size=len(natural_keys) + 1)
         known = {}
         for document in found:
             if item := readable(ItemRecord, document):
@@ -213,7 +213,7 @@ class Items:
     ) -> dict[str, SettledItem]:
         """Return those of the items that are settled; a quicker look than `known`."""
         match = {**_items(hub, entity_type, natural_keys), **_SETTLED}
-        found = self._items.find(match, _SETTLED_FIELDS, batch_size=len(natural_keys))
+        found = self._items.find(match, _SETTLED_FIELDS, batch_size=len(natural_keys) + 1)
         return {
             item["natural_key"]: SettledItem(item["source_id"], **item["confirmed"])
             for item in found

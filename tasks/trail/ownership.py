@@ -73,6 +73,11 @@ class UnfinishedRun:
         """Whether its process has spoken, and is gone."""
         return self.silent_seconds is not None and self.silent_seconds >= SILENT_SECONDS
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether its process lives."""
+        return self.silent_seconds is not None and not self.is_silent
+
 
 class Ownership:
     """Hands out the turn, and keeps it for the process that has it."""
