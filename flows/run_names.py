@@ -23,7 +23,7 @@ _ANIMALS: Final = _words("subj")
 _FILLED_IN: Final = re.compile(
     r"""
     (?:alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu
-      |nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|psi|omega)\d{0,3}-[a-z-]+
+      |nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|psi|omega)(?:\d{1,3}|\d{0,3}-[a-z-]+)
     |
     (?:Awesome|Ergonomic|Fantastic|Generic|Gorgeous|Handcrafted|Handmade|Incredible|Intelligent
       |Licensed|Practical|Refined|Rustic|Sleek|Small|Tasty|Unbranded)-\w{2,6}
@@ -55,7 +55,8 @@ def is_generated(name: str) -> bool:
 
     Its records do not tell, the words do. The server takes an adjective and an animal from the
     lists of coolname (`brave-otter`). The form of the dashboard fills in a Greek letter, a number
-    and places (`epsilon596-tzenketh-warp`), that of its V2 interface one of 17 adjectives and an
+    and places (`epsilon596-tzenketh-warp`), any of which may be missing; a letter alone is more
+    likely one that somebody gave. The form of its V2 interface takes one of 17 adjectives and an
     animal (`Sleek-Otter`).
     """
     adjective, _, animal = name.partition("-")

@@ -78,6 +78,8 @@ def test_a_name_that_the_server_made_up_gives_way(monkeypatch: pytest.MonkeyPatc
         "beta73-bopak-r",
         "gamma-canis-majoris",
         "pi--void",
+        "tau4",
+        "omicron596",
         "Ergonomic-Mole",
         "Sleek-Ox",
         "Tasty-Vicuña",
