@@ -89,8 +89,8 @@ def verdict(run: UnfinishedRun | None, state: State[Any], now: datetime) -> Verd
         return Verdict.MIRROR
     if state.type not in _BEGUN:
         return Verdict.LET_BE
-    has_spoken = run is not None and run.is_silent
-    is_starting = not has_spoken or state.is_pending() or _has_begun_anew(run, state)
+    has_fallen_silent = run is not None and run.is_silent
+    is_starting = not has_fallen_silent or state.is_pending() or _has_begun_anew(run, state)
     has_patience = is_starting and (now - state.timestamp).total_seconds() < PATIENCE_SECONDS
     return Verdict.LET_BE if has_patience else Verdict.END
 
@@ -115,7 +115,7 @@ class _Sweep:
         """End the runs in the audit trail that have no process; yield their flow run ids."""
         for run in self._trail.ownership.unfinished():
             self._seen.add(run.flow_run_id)
-            if not run.is_heard and self._end(run):
+            if not run.is_heard and self._end_if_gone(run):
                 yield run.flow_run_id
 
     def end_runs_without_record(self) -> Iterator[str]:
@@ -125,8 +125,8 @@ class _Sweep:
             if not is_seen and flow_run.state and self._judge(None, flow_run, flow_run.state):
                 yield str(flow_run.id)
 
-    def _end(self, run: UnfinishedRun) -> bool:
-        """End a run on record if it is to be ended; return whether it has ended."""
+    def _end_if_gone(self, run: UnfinishedRun) -> bool:
+        """End a run of which nothing is heard if its process is gone; return whether it ended."""
         flow_run = self._flow_run(run.flow_run_id)
         if flow_run is not None and flow_run.state is not None:
             return self._judge(run, flow_run, flow_run.state)

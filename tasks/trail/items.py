@@ -1,13 +1,14 @@
 """`sync_items`: one document for each item of each Stage 1, as it is now."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from pydantic import Field
 from pymongo import ASCENDING, IndexModel, InsertOne, UpdateOne
 from pymongo.collection import Collection
+from pymongo.cursor import Cursor
 
 from tasks.entities import label_of
 from tasks.errors import ItemError
@@ -198,7 +199,7 @@ class Items:
         A document of another shape is set aside: it stays, and its item is new.
         """
         match = _items(hub, entity_type, natural_keys)
-        found = self._items.find(match, _NOT_KNOWN, batch_size=len(natural_keys) + 1)
+        found = self._in_one_reply(match, _NOT_KNOWN, at_most=len(natural_keys))
         known = {}
         for document in found:
             if item := readable(ItemRecord, document):
@@ -213,7 +214,7 @@ class Items:
     ) -> dict[str, SettledItem]:
         """Return those of the items that are settled; a quicker look than `known`."""
         match = {**_items(hub, entity_type, natural_keys), **_SETTLED}
-        found = self._items.find(match, _SETTLED_FIELDS, batch_size=len(natural_keys) + 1)
+        found = self._in_one_reply(match, _SETTLED_FIELDS, at_most=len(natural_keys))
         return {
             item["natural_key"]: SettledItem(item["source_id"], **item["confirmed"])
             for item in found
@@ -246,6 +247,13 @@ class Items:
         """Note that items which had been gone are in the source again."""
         match = _items(hub, entity_type, natural_keys)
         self._items.update_many(match, {"$unset": {"gone_since": True}})
+
+    def _in_one_reply(
+        self, match: Document, fields: Mapping[str, bool], *, at_most: int
+    ) -> Cursor[Document]:
+        """Find so many documents at most."""
+        # One more than that, so that MongoDB holds no cursor open for what is not there.
+        return self._items.find(match, fields, batch_size=at_most + 1)
 
     def _set_aside(self, document: Document) -> None:
         """Let a document of another shape stand under no natural key, which is a text."""

@@ -10,7 +10,7 @@ from pymongo import MongoClient
 
 from scripts.local.mongod import local_mongod
 from scripts.local.prefect import local_prefect_server
-from tests.integration.world import Hub, World, prefect_at, started_hub
+from tests.integration.world import Hub, World, prefect_at, set_all, started_hub
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +74,6 @@ def world(
 ) -> Iterator[World]:
     """A fresh database, a hub without faults, and settings that name them."""
     world = World(hub, mongodb_uri, prefect_api_url)
-    for variable, value in world.environment.items():
-        monkeypatch.setenv(variable, value)
+    set_all(monkeypatch, world.environment)
     yield world
     world.drop()

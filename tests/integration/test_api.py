@@ -44,7 +44,14 @@ from tasks.entities import ENTITY_NAMES
 from tasks.limit import limit_name
 from tasks.settings import read_api_settings, read_mongo_settings, read_settings
 from tasks.trail.steps import StepRecord
-from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, Document, http, wait_until
+from tests.integration.world import (
+    PATIENCE_SECONDS,
+    REPOSITORY,
+    Document,
+    http,
+    set_all,
+    wait_until,
+)
 from tests.item_documents import hub_of, item_document, run_document
 from tests.trail_documents import PERMANENT
 
@@ -107,8 +114,7 @@ def serving_here(**variables: str) -> Iterator[str]:
         pytest.MonkeyPatch.context() as environment,
         temporary_settings({PREFECT_API_URL: variables["PREFECT_API_URL"]}),
     ):
-        for variable, value in variables.items():
-            environment.setenv(variable, value)
+        set_all(environment, variables)
         app = create_app(read_api_settings(), read_mongo_settings())
         server = uvicorn.Server(uvicorn.Config(app, host=LOCALHOST, port=port, log_config=None))
         thread = Thread(target=copy_context().run, args=[server.run])
@@ -778,8 +784,7 @@ def test_health_asks_for_no_token_and_tells_the_parts_apart(api: Api) -> None:
 def test_health_tells_a_limit_that_is_switched_off_and_not_which(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable, value in {**SYNC_SETTINGS, "MONGODB_URI": "mongodb://127.0.0.1:9"}.items():
-        monkeypatch.setenv(variable, value)
+    set_all(monkeypatch, {**SYNC_SETTINGS, "MONGODB_URI": "mongodb://127.0.0.1:9"})
     name = limit_name(read_settings())
     off = GlobalConcurrencyLimitCreate(name=name, limit=3, active=False)
     api.prefect.create_global_concurrency_limit(off)
@@ -915,10 +920,7 @@ def test_wrong_settings_stop_the_api_at_its_start(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["api"])
-    for variable in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(variable, "")
-    for variable, value in {**SOUND, **variables}.items():
-        monkeypatch.setenv(variable, value)
+    set_all(monkeypatch, {"NO_PROXY": "", "no_proxy": "", **SOUND, **variables})
     assert main() == 2
     told = capsys.readouterr().err
     for variable in variables:

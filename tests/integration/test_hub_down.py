@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts.local.hub import upsert_urls
-from tests.integration.world import SyncRun, World, stage_runs, started_hub, wait_until
+from tests.integration.world import SyncRun, World, set_all, stage_runs, started_hub, wait_until
 
 CONCURRENCY = 3
 FAILURES = 5
@@ -113,8 +113,7 @@ def test_a_hub_that_is_killed_and_comes_back_on_the_same_port(
     with ExitStack() as hubs:
         hub = hubs.enter_context(started_hub(mongodb_uri, log_path))
         hub.misbehave({"delay_ms": 100})
-        for variable, url in upsert_urls(hub.base_url).items():
-            monkeypatch.setenv(variable, url)
+        set_all(monkeypatch, upsert_urls(hub.base_url))
 
         def restart() -> None:
             wait_until(lambda: len(hub.requests()) >= 10)

@@ -11,7 +11,7 @@ from bson import Binary
 from pymongo.collection import Collection
 
 from scripts.local.hub import upsert_urls
-from tests.integration.world import Document, World, started_hub, wait_until
+from tests.integration.world import Document, World, set_all, started_hub, wait_until
 
 
 def tenant(key: str, name: str = "T", version: int = 1, **fields: Any) -> Document:
@@ -76,13 +76,11 @@ def test_another_stage_1_is_another_world(
     world.add_seed()
     assert world.sync().document["status"] == "success"
     with started_hub(mongodb_uri, tmp_path / "hub.log", database="another_hub") as other:
-        for variable, url in upsert_urls(other.base_url).items():
-            monkeypatch.setenv(variable, url)
+        set_all(monkeypatch, upsert_urls(other.base_url))
         run = world.sync(mode="changed")
         assert run.document["totals"] == {"total": 5, "success": 5, "failed": 0, "skipped": 0}
         assert len(other.requests()) == 5
-    for variable, url in upsert_urls(world.hub.base_url).items():
-        monkeypatch.setenv(variable, url)
+    set_all(monkeypatch, upsert_urls(world.hub.base_url))
     assert world.sync(mode="changed").document["totals"]["skipped"] == 5
 
 

@@ -10,7 +10,7 @@ from pymongo import MongoClient, ReadPreference
 
 from scripts.local.mongod import find_mongod
 from scripts.local.process import free_port, running
-from tests.integration.world import PATIENCE_SECONDS, Hub, World, wait_until
+from tests.integration.world import PATIENCE_SECONDS, Hub, World, set_all, wait_until
 
 
 @pytest.fixture
@@ -69,8 +69,7 @@ def test_the_trail_is_read_from_the_primary_and_the_source_as_the_uri_says(
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     uri = f"mongodb://{hosts}/?replicaSet=rs&readPreference=secondaryPreferred"
     world = World(hub, uri, prefect_api_url)
-    for variable, value in world.environment.items():
-        monkeypatch.setenv(variable, value)
+    set_all(monkeypatch, world.environment)
     monkeypatch.setenv("ADMIN_MAX_TASK_RUNS", "10")
     world.add_tenants(150)
     from_secondary = world.database.get_collection(

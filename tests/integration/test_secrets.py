@@ -33,6 +33,7 @@ from tests.integration.world import (
     World,
     http,
     prefect_at,
+    set_all,
     wait_until,
 )
 
@@ -183,11 +184,6 @@ def test_a_failing_sync_at_debug_level_leaves_no_secret(
 def alerted() -> Iterator[Receiver]:
     with receiving() as receiver:
         yield receiver
-
-
-def set_all(environment: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
-    for variable, value in variables.items():
-        environment.setenv(variable, value)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 
 from tasks.limit import LIMIT_PREFIX
 from tasks.slots import IDLE_SECONDS, LEASE_SECONDS, Slots
-from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, World, wait_until
+from tests.integration.world import PATIENCE_SECONDS, REPOSITORY, World, set_all, wait_until
 
 
 @dataclass(frozen=True)
@@ -415,8 +415,7 @@ def test_two_runs_at_once_share_the_concurrency(
     world: World, mongodb_uri: str, prefect_api_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"ADMIN_CONCURRENCY": "3", "ADMIN_MAX_TASK_RUNS": "20"}
-    for variable, value in settings.items():
-        monkeypatch.setenv(variable, value)
+    set_all(monkeypatch, settings)
     # Of one database, one run would wait for the other one.
     other_world = World(world.hub, mongodb_uri, prefect_api_url)
     for each in (world, other_world):
@@ -436,8 +435,7 @@ def test_a_killed_process_blocks_the_next_run_no_longer_than_its_lease(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"ADMIN_CONCURRENCY": "1", "ADMIN_TIMEOUT_MS": "90000"}
-    for variable, value in settings.items():
-        monkeypatch.setenv(variable, value)
+    set_all(monkeypatch, settings)
     world.add_tenants(1)
     world.hub.misbehave({"delay_ms": 60_000, "attempts": [1]})
     with sync_process(world, **settings) as doomed:

@@ -18,7 +18,7 @@ from tasks.trail.audit_trail import audit_trail
 from tasks.trail.runs import RunOptions
 from tests.integration.executed import Executed, executed
 from tests.integration.served import forget_slots, process
-from tests.integration.world import PATIENCE_SECONDS, Hub, World, wait_until
+from tests.integration.world import PATIENCE_SECONDS, Hub, World, set_all, wait_until
 
 COUNT = 600
 SLOW = {"delay_ms": 300}
@@ -182,8 +182,7 @@ def test_two_databases_on_one_prefect_server_see_nothing_of_each_other(
         wait_until(lambda: len(world.hub.requests()) >= 5)
         os.killpg(production.pid, signal.SIGSTOP)
         world.silence()
-        for variable, value in staging.environment.items():
-            monkeypatch.setenv(variable, value)
+        set_all(monkeypatch, staging.environment)
         assert end_dead_runs(read_mongo_settings()) == []
         assert staging.database.sync_runs.count_documents({}) == 0
         os.killpg(production.pid, signal.SIGCONT)

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -46,6 +47,11 @@ Answer = TypeVar("Answer")
 # One client, since each reads all certificates of the machine; one connection a request, since a
 # hub may be killed in between.
 http = httpx.Client(timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_keepalive_connections=0))
+
+
+def set_all(environment: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
+    for variable, value in variables.items():
+        environment.setenv(variable, value)
 
 
 def wait_until(condition: Callable[[], Answer | None], poll_seconds: float = 0.1) -> Answer:

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import AwaitingRetry
 
 from flows.audit_sweep import PATIENCE_SECONDS, Verdict, verdict
-from tasks.trail.ownership import SILENT_SECONDS, UnfinishedRun
+from tasks.trail.ownership import UnfinishedRun
 from tests.trail_documents import at
 
 LET_BE, MIRROR, END = Verdict.LET_BE, Verdict.MIRROR, Verdict.END
@@ -45,7 +45,7 @@ def decided(run: UnfinishedRun | None, state: State[Any]) -> Verdict:
         (-1.0, True, False),
         (0.0, True, False),
         (44.999, True, False),
-        (SILENT_SECONDS, False, True),
+        (45.0, False, True),
         (3_600.0, False, True),
     ],
 )
